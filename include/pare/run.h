@@ -1,0 +1,57 @@
+/* run.h - the commands as functions. Each gives a report, also where the work failed half way (then
+ * NULL). */
+#ifndef PARE_RUN_H
+#define PARE_RUN_H
+
+#include "pare/log.h"
+#include "pare/recipe.h"
+#include "pare/report.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct pare_run_options {
+    int threads;        /* 0: pare_cpu_count() */
+    const char *isa;    /* NULL: the best; see pare_cpu_options */
+    const char *device; /* NULL, "auto", "cpu"; "cuda…" is PARE_ERR_DEVICE in this build */
+    int64_t memory;     /* host budget in bytes; 0: 256 MiB + twice the largest tensor */
+    const char *trace;  /* timeline file, or NULL */
+    bool sync;          /* fdatasync after every tensor */
+    bool strict;        /* a scheme or pattern that does not fit a layer is an error */
+    bool overwrite;     /* replace an output that exists, drop a part of another run */
+    pare_log log;
+    pare_progress progress;
+    const volatile int
+        *cancel; /* becomes nonzero to stop: PARE_ERR_INTERRUPTED, the same call continues */
+} pare_run_options;
+
+/* What a run will read, write, need and take; nothing is written. Fails as pare_run would before
+ * its first byte. */
+pare_status pare_plan(const pare_recipe *recipe, const pare_run_options *options,
+                      pare_report **report);
+
+/* Does it: recipe->model → recipe->output. Continues a run that was cut. The report is also saved
+ * as
+ * "<output>.report.json". A recipe without prune and quantize steps is a conversion: every value is
+ * then read back and compared. */
+pare_status pare_run(const pare_recipe *recipe, const pare_run_options *options,
+                     pare_report **report);
+
+/* Tensors, types, sizes, roles, sparsity, quantisation, provenance. stats: reads all values (zeros,
+ * range, NaN). */
+pare_status pare_inspect(const char *path, bool stats, const pare_run_options *options,
+                         pare_report **report);
+
+/* max, RMS, SQNR, cosine, of all and of every tensor. *differs: a tensor is missing on one side,
+ * has another shape, or its max |a - b| is above tolerance. */
+pare_status pare_compare(const char *a, const char *b, double tolerance,
+                         const pare_run_options *options, pare_report **report, bool *differs);
+
+/* CPU, instruction sets (and the choice), libraries, GPUs. */
+pare_status pare_devices(const pare_run_options *options, pare_report **report);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,96 @@
+/* sched.h - runs items through stages on several threads, within a memory budget, in one order.
+ *
+ * First form: a job is a row of items 0..n-1, each going through the stages (read, compute, write
+ * …) in order on one worker; workers take items in ascending order, so stages of different items
+ * overlap. A stage marked in_order runs for item i only after it ran for item i-1 (results, prefix
+ * sums). An item is admitted when the host bytes it states fit the budget beside those in flight;
+ * one item alone is always admitted if it fits by itself.
+ */
+#ifndef PARE_SCHED_H
+#define PARE_SCHED_H
+
+#include "pare/log.h"
+#include "pare/status.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct pare_sched pare_sched;
+
+typedef struct pare_sched_options {
+    int threads;                /* workers; 0: pare_cpu_count */
+    int64_t budget;             /* host bytes that items in flight may hold together; 0: no limit */
+    const char *trace;          /* file for a Chrome/Perfetto timeline, or NULL */
+    const volatile int *cancel; /* becomes nonzero when the user wants to stop, or NULL */
+    pare_progress progress;
+} pare_sched_options;
+
+pare_status pare_sched_create(const pare_sched_options *options, pare_sched **sched);
+/* Closes the trace. */
+void pare_sched_free(pare_sched **sched);
+
+int pare_sched_threads(const pare_sched *sched);
+
+#define PARE_MAX_STAGES 8
+
+typedef struct pare_stage {
+    const char *name; /* shown in the trace */
+    pare_status (*run)(void *user, int worker, int64_t item);
+    bool in_order;
+} pare_stage;
+
+typedef struct pare_job {
+    const char *name; /* phase shown in progress and trace */
+    int64_t items;
+    pare_stage stages[PARE_MAX_STAGES]; /* the first with run NULL ends the list */
+    void *user;
+    int64_t (*bytes)(void *user, int64_t item); /* host bytes the item needs; NULL: 0 */
+    double (*weight)(void *user, int64_t item); /* for progress; NULL: 1 */
+} pare_job;
+
+/* Runs the job. The first failure in item order is returned (with its sentence) after all items in
+ * flight have stopped; later items are not begun. PARE_ERR_INTERRUPTED if cancelled.
+ * PARE_ERR_MEMORY if one item alone exceeds the budget (how much it needs). */
+pare_status pare_sched_run(pare_sched *sched, const pare_job *job);
+
+/* ---- journal --------------------------------------------------------------------------------- */
+
+/* An append-only file of records beside an output: what a killed run had finished. A torn or
+ * damaged record, and all after it, counts as never written. */
+typedef struct pare_journal pare_journal;
+
+/* What reading gives back: type, payload (valid during the call). */
+typedef pare_status (*pare_journal_visit)(void *user, uint32_t type, const void *payload,
+                                          uint32_t size);
+
+/* Opens path for appending. If a journal of this key lies there its records go to visit in order
+ * and *resumed is true; if there is none a new one is made. A journal of another key:
+ * PARE_ERR_EXISTS, or a new one if `discard` is set. */
+pare_status pare_journal_open(const char *path, const uint64_t key[2], bool discard,
+                              pare_journal_visit visit, void *user, bool *resumed,
+                              pare_journal **journal);
+
+/* Appends one record (payload ≤ 1 GiB) with one write. Any thread. */
+pare_status pare_journal_add(pare_journal *journal, uint32_t type, const void *payload,
+                             uint32_t size);
+
+/* Flushes to the disk (--sync). */
+pare_status pare_journal_sync(pare_journal *journal);
+
+/* Closes, and with `remove` deletes the file. NULL is fine. */
+void pare_journal_close(pare_journal **journal, bool remove);
+
+/* Peak of anonymous and shared-memory resident bytes of this process, as sampled since start (at
+ * stage ends). */
+int64_t pare_memory_peak(void);
+/* The same now; it joins the peak. */
+int64_t pare_memory_now(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

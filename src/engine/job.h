@@ -1,0 +1,245 @@
+/* job.h - a run from inside: what happens to each tensor, cut into chunks, and what the passes find
+ * out.
+ *
+ * The way of the data: plan.c decides for every tensor; select.c and ranges.c read the source to
+ * find thresholds, per-tensor scales and counts; run.c creates the output and sends every chunk
+ * through chunk.c (read, prune, quantise, encode, write) on the scheduler, with resume.c keeping
+ * the journal.
+ */
+#ifndef PARE_ENGINE_JOB_H
+#define PARE_ENGINE_JOB_H
+
+#include "pare/model.h"
+#include "pare/run.h"
+#include "pare/sched.h"
+#include "pare/store.h"
+
+#include "base/alloc.h"
+#include "base/check.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/text.h"
+
+#include <pthread.h>
+
+/* How a tensor's rows get from the source to the output. */
+typedef enum pare__way {
+    PARE__WAY_VALUES, /* read decoded, pruned and quantised as asked, written in out.form */
+    PARE__WAY_KEEP,   /* quantised or sparse rows go over in their own form */
+} pare__way;
+
+typedef struct pare__task {
+    int64_t source; /* index in the store */
+    pare_entry out; /* name borrowed from the store */
+    pare__way way;
+    pare_role role;
+    const char *reason;
+    const pare_prune_step *prune; /* NULL: not pruned */
+    const pare_quant_step *quant; /* NULL: not quantised */
+    char *fallback, *note;        /* sentences for the report, or NULL */
+    bool maybe_sparse; /* sparse if that turns out smaller, else dense: decided by counting */
+    uint64_t stream;   /* for random scores: a hash of the name */
+    int64_t group;     /* selection group, -1: none */
+    int64_t inner;     /* N:M of a convolution: kh·kw, else 1 */
+    int64_t chunk_rows, chunks, first_chunk;
+    int64_t chunk_bytes; /* of source values in a full chunk */
+    float scale;         /* of a per-tensor scheme, once known */
+    int8_t zero;
+    float lo, hi;     /* its range so far */
+    int64_t nonzeros; /* of the output's values, once counted or written */
+    int64_t left;     /* chunks not yet written */
+} pare__task;
+
+/* Elements (or blocks) that share one threshold. */
+typedef struct pare__group {
+    const pare_prune_step *step;
+    int64_t units, prune; /* how many there are, how many go */
+    uint32_t threshold;
+    int64_t ties;      /* how many of those at the threshold go, in order of place */
+    int64_t equal;     /* how many lie at the threshold */
+    int64_t ties_seen; /* while a pass runs: those in chunks before */
+} pare__group;
+
+typedef struct pare__chunk {
+    int32_t task;
+    bool done;        /* written, by this run or one before */
+    int64_t first;    /* row */
+    int64_t ties;     /* at the group's threshold, -1: not counted */
+    int64_t nonzeros; /* of the output's values, -1: not counted */
+    int64_t before;   /* nonzeros of the tensor's chunks before, once counted */
+} pare__chunk;
+
+typedef struct pare__lane pare__lane;
+
+typedef struct pare__job {
+    const pare_recipe *recipe;
+    const pare_run_options *options;
+    pare_store *store;
+    pare__task *tasks; /* [count], in name order */
+    int64_t count;
+    pare__group *groups;
+    int64_t group_count;
+    pare__chunk *chunks;
+    int64_t chunk_count;
+    pare_entry *entries; /* [count]: what the writer gets, from tasks */
+    char *recipe_text, *provenance;
+    uint64_t *digests; /* [count][2] of the source's values; guarded by lock */
+    pare_sums *sums;   /* [count]: the writer's checksums that the journal gave back */
+    double *errors;    /* [count][PARE_QUANT_CANDIDATES] of per-tensor searches, or NULL */
+    pare_sched *sched;
+    int threads;
+    int64_t memory;    /* the user's budget for the process */
+    int64_t budget;    /* what chunks in flight may hold of it */
+    int64_t peak;      /* predicted */
+    pare__lane *lanes; /* [threads] */
+    pare_writer *writer;
+    pare_journal *journal;
+    bool resumed, has_part, laid_out, finished; /* what the journal says */
+    int64_t chunks_done_before;
+    bool selected, ranged, counted; /* passes whose results the journal gave back */
+    pthread_mutex_t lock;
+    _Atomic int64_t read_bytes, write_bytes; /* by this run */
+    pare__json *phases;                      /* [ { name, seconds } ] */
+} pare__job;
+
+/* ---- plan.c ---------------------------------------------------------------------------------- */
+
+/* Opens the model and decides everything that needs no values. */
+pare_status pare__job_open(const pare_recipe *recipe, const pare_run_options *options,
+                           pare__job **job);
+void pare__job_free(pare__job **job);
+
+/* Fills entries from tasks and writer options from job. */
+void pare__job_writer_options(pare__job *job, pare_writer_options *options);
+
+/* ---- predict.c ------------------------------------------------------------------------------- */
+
+typedef struct pare__prediction {
+    int64_t passes, read_bytes, write_bytes, files, out_bytes, peak_memory;
+    double seconds; /* negative: unknown */
+    char isa[16];
+} pare__prediction;
+
+/* Checks the budget (PARE_ERR_MEMORY) and sets threads and the budget for items in flight. */
+pare_status pare__job_budget(pare__job *job);
+pare_status pare__job_predict(pare__job *job, pare__prediction *prediction);
+
+/* ---- chunk.c, lane.c ------------------------------------------------------------------------- */
+
+/* Arenas up to this size are kept between chunks; the ones of giant rows are given back. */
+#define PARE__KEPT_ARENA ((int64_t)32 << 20)
+
+/* One worker's memory and CPU. Pointers are valid for the chunk at hand; those that its task does
+ * not need are NULL. */
+struct pare__lane {
+    pare_backend *be;
+    char *arena;
+    size_t size;
+    const pare__task *task;
+    int64_t first, rows; /* of the chunk */
+    pare_blocks blocks;  /* of the task's scheme over these rows */
+    void *values;        /* [rows, cols] in the source's dtype */
+    float *w;            /* the same in f32 (values itself for F32) */
+    uint32_t *keys;      /* scores of elements or blocks, where they are not |w| */
+    uint8_t *mask, *block_mask;
+    uint32_t *permuted; /* N:M of a convolution: keys by input channel */
+    uint8_t *permuted_mask;
+    void *compact; /* values of a sparse output */
+    int8_t *codes, *zero;
+    float *scale, *lo;
+    void *read_scratch, *write_scratch;
+    pare_rows out; /* what is written */
+    pare_parts parts;
+    uint64_t digest[2];
+    int64_t ties, ties_before; /* at the group's threshold: here, and in chunks before */
+    int64_t *bins;             /* selection histogram of this worker */
+    int64_t bins_group;        /* whose, -1: none */
+};
+
+pare_status pare__lanes_create(pare__job *job);
+void pare__lanes_free(pare__job *job);
+
+/* Bytes a lane needs for a chunk. */
+int64_t pare__chunk_bytes(const pare__job *job, int64_t chunk);
+
+/* Carves the lane's arena for a chunk; and gives a large arena back when the chunk is done. */
+pare_status pare__lane_begin(pare__job *job, pare__lane *lane, int64_t chunk);
+void pare__lane_end(pare__lane *lane);
+
+/* The steps of a chunk, in this order. */
+pare_status pare__chunk_read(pare__job *job, pare__lane *lane, int64_t chunk);
+pare_status pare__chunk_digest(pare__job *job, pare__lane *lane,
+                               int64_t chunk); /* of the source's values */
+pare_status pare__chunk_score(pare__job *job, pare__lane *lane, int64_t chunk); /* w, keys */
+pare_status pare__chunk_ties(pare__job *job, pare__lane *lane, int64_t chunk);  /* counts them */
+void pare__chunk_order(pare__job *job, pare__lane *lane, int64_t chunk); /* in order: ties_before */
+pare_status pare__chunk_prune(pare__job *job, pare__lane *lane,
+                              int64_t chunk); /* mask, values, w */
+pare_status pare__chunk_quantize(pare__job *job, pare__lane *lane, int64_t chunk);
+pare_status pare__chunk_encode(pare__job *job, pare__lane *lane, int64_t chunk);
+
+/* The sentence for a NaN or Inf in w (PARE_ERR_DAMAGED), or the failure as it was if there is none.
+ */
+pare_status pare__chunk_blame(pare__lane *lane, pare_status status);
+
+/* Whether a task's threshold (or any task's) has ties of which only some go, so that its chunks
+ * need their order. */
+bool pare__task_ordered(const pare__job *job, const pare__task *task);
+bool pare__job_ordered(const pare__job *job);
+
+/* ---- passes ---------------------------------------------------------------------------------- */
+
+/* pass.c: runs stages as a timed phase. */
+pare_status pare__job_phase(pare__job *job, const pare_job *stages);
+
+/* A pass over the source for the tasks it wants: each of their chunks is read, scored, pruned, then
+ * given to work. */
+typedef struct pare__pass {
+    const char *name;
+    bool (*wants)(const pare__task *task);
+    pare_status (*work)(pare__job *job, pare__lane *lane, int64_t chunk);
+    bool work_in_order; /* work sees the chunks in ascending order, one at a time */
+} pare__pass;
+bool pare__pass_has_work(const pare__job *job, const pare__pass *pass);
+pare_status pare__pass_run(pare__job *job, const pare__pass *pass);
+
+/* select.c: thresholds of all groups. */
+pare_status pare__job_select(pare__job *job);
+/* ranges.c: scales of per-tensor schemes. */
+bool pare__job_has_ranges(const pare__job *job);
+pare_status pare__job_ranges(pare__job *job);
+/* count.c: nonzeros of what may be sparse, and whether it will be. */
+bool pare__job_has_count(const pare__job *job);
+pare_status pare__job_count(pare__job *job);
+void pare__job_counted(pare__job *job); /* decides from the chunks' counts */
+
+/* ---- resume.c -------------------------------------------------------------------------------- */
+
+pare_status pare__has_journal(const pare_recipe *recipe, bool *has);
+
+pare_status pare__job_resume(pare__job *job); /* opens the journal, takes over what it holds */
+pare_status pare__journal_select(pare__job *job);
+pare_status pare__journal_ranges(pare__job *job);
+pare_status pare__journal_count(pare__job *job);
+pare_status pare__journal_layout(pare__job *job);
+pare_status pare__journal_finished(pare__job *job); /* all but the rename is done */
+pare_status pare__journal_chunk(pare__job *job, const pare__lane *lane, int64_t chunk);
+
+/* ---- provenance.c ---------------------------------------------------------------------------- */
+
+/* The text for job->digests as they are now: the same length whatever they hold. */
+pare_status pare__provenance(const pare__job *job, char **text);
+
+/* ---- run_report.c ---------------------------------------------------------------------------- */
+
+pare_status pare__report_plan(pare__job *job, const pare__prediction *prediction, const char *kind,
+                              pare_report **report);
+pare_status pare__report_run(pare__job *job, const pare__prediction *prediction, double seconds,
+                             bool verified, pare_report **report);
+
+/* ---- compare.c ------------------------------------------------------------------------------- */
+
+/* Opens the finished output and compares every value with the source (-0 is 0). */
+pare_status pare__verify_conversion(pare__job *job);
+
+#endif

@@ -1,0 +1,115 @@
+/* ranges.c - scales that span a whole tensor, found before its first row is written: one read for
+ * the range, one more for the search of least squared error. */
+#include "job.h"
+
+#include "pare/ops.h"
+
+#include "base/half.h"
+
+static bool wants_range(const pare__task *task)
+{
+    return task->quant && task->out.scheme.granularity == PARE_PER_TENSOR && task->chunks > 0;
+}
+
+static bool wants_search(const pare__task *task)
+{
+    return wants_range(task) && task->quant->search == PARE_SCALE_MSE;
+}
+
+/* Least and greatest over the chunk join those of the tensor. */
+static pare_status take_range(pare__job *job, pare__lane *lane, int64_t chunk)
+{
+    pare__task *task = &job->tasks[job->chunks[chunk].task];
+    float lo, hi;
+    PARE_TRY(pare_quant_range(
+        lane->be,
+        &(pare_quant_range_args){.w = pare_matrix(lane->w, PARE_F32, lane->rows, task->out.cols),
+                                 .block_rows = lane->rows,
+                                 .block_cols = task->out.cols,
+                                 .lo = pare_matrix(&lo, PARE_F32, 1, 1),
+                                 .hi = pare_matrix(&hi, PARE_F32, 1, 1)}));
+    if (!(hi - hi == 0))
+        return pare__chunk_blame(lane, PARE_ERR_DAMAGED);
+    pthread_mutex_lock(&job->lock);
+    task->lo = lo < task->lo ? lo : task->lo;
+    task->hi = hi > task->hi ? hi : task->hi;
+    pthread_mutex_unlock(&job->lock);
+    return PARE_OK;
+}
+
+/* Squared errors of every candidate, added up in the order of chunks (which fixes the sum). */
+static pare_status take_errors(pare__job *job, pare__lane *lane, int64_t chunk)
+{
+    const pare__task *task = &job->tasks[job->chunks[chunk].task];
+    PARE_TRY(pare_quant_error(
+        lane->be, &(pare_quant_error_args){
+                      .scheme = task->out.scheme,
+                      .scale_dtype = task->out.dtype,
+                      .w = pare_matrix(lane->w, PARE_F32, lane->rows, task->out.cols),
+                      .scale = task->scale,
+                      .zero = task->zero,
+                      .errors = job->errors + (task - job->tasks) * PARE_QUANT_CANDIDATES}));
+    return PARE_OK;
+}
+
+static const pare__pass range_pass = {.name = "range", .wants = wants_range, .work = take_range};
+static const pare__pass error_pass = {
+    .name = "search", .wants = wants_search, .work = take_errors, .work_in_order = true};
+
+bool pare__job_has_ranges(const pare__job *job)
+{
+    return pare__pass_has_work(job, &range_pass);
+}
+
+static pare_status scale_from_range(pare__lane *lane, pare__task *task)
+{
+    PARE_TRY(pare_quant_scale(
+        lane->be,
+        &(pare_quant_scale_args){
+            .scheme = task->out.scheme,
+            .scale_dtype = task->out.scheme.type == PARE_QUANT_NF4 ? PARE_F32 : task->out.dtype,
+            .lo = pare_vector(&task->lo, PARE_F32, 1),
+            .hi = pare_vector(&task->hi, PARE_F32, 1),
+            .scale = pare_vector(&task->scale, PARE_F32, 1),
+            .zero = pare_vector(task->out.scheme.asymmetric ? &task->zero : NULL, PARE_I8, 1)}));
+    return PARE_OK;
+}
+
+static float round_to(pare_dtype dtype, float x)
+{
+    if (dtype == PARE_F16)
+        return pare__f16_to_f32(pare__f32_to_f16(x));
+    if (dtype == PARE_BF16)
+        return pare__bf16_to_f32(pare__f32_to_bf16(x));
+    return x;
+}
+
+/* The candidate of least error, ties to the larger (ops_compress.h, quant_error). */
+static void scale_from_errors(const pare__job *job, pare__task *task)
+{
+    const double *errors = job->errors + (task - job->tasks) * PARE_QUANT_CANDIDATES;
+    int best = 0;
+    for (int i = 1; i < PARE_QUANT_CANDIDATES; i++)
+        if (errors[i] < errors[best])
+            best = i;
+    float s = task->scale * (float)(100 - best);
+    s = round_to(task->out.dtype, s / 100.0f);
+    task->scale = s > 0 ? s : 1;
+}
+
+pare_status pare__job_ranges(pare__job *job)
+{
+    PARE_TRY(pare__pass_run(job, &range_pass));
+    for (int64_t t = 0; t < job->count; t++)
+        if (wants_range(&job->tasks[t]))
+            PARE_TRY(scale_from_range(&job->lanes[0], &job->tasks[t]));
+    if (!pare__pass_has_work(job, &error_pass))
+        return PARE_OK;
+    PARE_TRY(pare__calloc((size_t)job->count * PARE_QUANT_CANDIDATES, sizeof *job->errors,
+                          &job->errors));
+    PARE_TRY(pare__pass_run(job, &error_pass));
+    for (int64_t t = 0; t < job->count; t++)
+        if (wants_search(&job->tasks[t]))
+            scale_from_errors(job, &job->tasks[t]);
+    return PARE_OK;
+}

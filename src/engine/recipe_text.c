@@ -1,0 +1,138 @@
+/* recipe_text.c - a recipe as text: normalised YAML for provenance, and one line a step for people.
+ */
+#include "recipe_impl.h"
+#include "report_impl.h"
+
+#include "base/check.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* A double-quoted YAML scalar. */
+static void add_quoted(pare__text *out, const char *text)
+{
+    pare__text_add(out, "\"");
+    for (const char *c = text; *c; c++)
+        if (*c == '"' || *c == '\\')
+            pare__text_add(out, "\\%c", *c);
+        else if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            pare__text_add(out, "\\x%02X", (unsigned)(unsigned char)*c);
+        else
+            pare__text_bytes(out, c, 1);
+    pare__text_add(out, "\"");
+}
+
+static void add_globs(pare__text *out, const char *name, char **globs, size_t count)
+{
+    pare__text_add(out, "      %s: [", name);
+    for (size_t i = 0; i < count; i++) {
+        pare__text_add(out, i ? ", " : "");
+        add_quoted(out, globs[i]);
+    }
+    pare__text_add(out, "]\n");
+}
+
+static void add_choice(pare__text *out, const pare_choice *choice)
+{
+    add_globs(out, "include", choice->include, choice->includes);
+    add_globs(out, "exclude", choice->exclude, choice->excludes);
+}
+
+/* The shortest decimal that reads back as the same number, with '.' whatever the locale. */
+static const char *shortest(double value, char *text, size_t size)
+{
+    for (int digits = 1; digits <= 17; digits++) {
+        double back;
+        snprintf(text, size, "%.*g", digits, value);
+        for (char *c = text; *c; c++)
+            if (!strchr("0123456789+-.e", *c))
+                *c = '.';
+        if (pare__parse_double(text, &back) && back == value)
+            break;
+    }
+    return text;
+}
+
+pare_status pare_recipe_text(const pare_recipe *recipe, char **text)
+{
+    PARE_REQUIRE(recipe && text, PARE_ERR_ARGUMENT, "recipe: NULL argument");
+    char word[64];
+    pare__text out = {0};
+    bool shards = recipe->max_shard_size && recipe->max_shard_size != PARE__DEFAULT_SHARD_SIZE;
+    pare__text_add(&out, "seed: %" PRIu64 "\nsteps:", recipe->seed);
+    if (!recipe->prune_count && !recipe->quant_count && !recipe->format && !shards)
+        pare__text_add(&out, " []");
+    pare__text_add(&out, "\n");
+    for (size_t i = 0; i < recipe->prune_count; i++) {
+        const pare_prune_step *step = &recipe->prunes[i];
+        pare__text_add(&out, "  - prune:\n      method: %s\n      pattern: \"%s\"\n",
+                       step->method->name, pare_pattern_text(&step->pattern, word, sizeof word));
+        if (step->pattern.kind != PARE_PATTERN_NM)
+            pare__text_add(&out, "      sparsity: %s\n      scope: %s\n",
+                           shortest(step->sparsity, word, sizeof word),
+                           pare_scope_name(step->scope));
+        add_choice(&out, &step->choice);
+    }
+    for (size_t i = 0; i < recipe->quant_count; i++) {
+        const pare_quant_step *step = &recipe->quants[i];
+        pare__text_add(&out, "  - quantize:\n      method: %s\n      scheme: %s\n      scale: %s\n",
+                       step->method->name, pare_scheme_text(&step->scheme, word, sizeof word),
+                       pare_scale_search_name(step->search));
+        add_choice(&out, &step->choice);
+    }
+    if (recipe->format || shards)
+        pare__text_add(&out, "  - export:\n");
+    if (recipe->format)
+        pare__text_add(&out, "      format: %s\n", recipe->format);
+    if (shards)
+        pare__text_add(&out, "      max_shard_size: %" PRId64 "\n", recipe->max_shard_size);
+    PARE_TRY(pare__text_take(&out, text));
+    return PARE_OK;
+}
+
+static void say_choice(pare__text *out, const pare_choice *choice)
+{
+    for (size_t i = 0; i < choice->includes; i++)
+        pare__text_add(out, "%s%s", i ? ", " : ", only ", choice->include[i]);
+    for (size_t i = 0; i < choice->excludes; i++)
+        pare__text_add(out, "%s%s", i ? ", " : ", not ", choice->exclude[i]);
+}
+
+static pare_status append(pare__json *array, pare__text *line)
+{
+    char *text = NULL;
+    PARE_TRY(pare__text_take(line, &text));
+    pare__json_set_string(array, NULL, text);
+    free(text);
+    return PARE_OK;
+}
+
+pare_status pare__recipe_steps(const pare_recipe *recipe, pare__json *array)
+{
+    char word[64];
+    pare__text line = {0};
+    for (size_t i = 0; i < recipe->prune_count; i++) {
+        const pare_prune_step *step = &recipe->prunes[i];
+        pare__text_add(&line, "prune: %s, %s", step->method->name,
+                       pare_pattern_text(&step->pattern, word, sizeof word));
+        if (step->pattern.kind != PARE_PATTERN_NM)
+            pare__text_add(&line, ", sparsity %s, scope %s",
+                           shortest(step->sparsity, word, sizeof word),
+                           pare_scope_name(step->scope));
+        say_choice(&line, &step->choice);
+        PARE_TRY(append(array, &line));
+    }
+    for (size_t i = 0; i < recipe->quant_count; i++) {
+        const pare_quant_step *step = &recipe->quants[i];
+        pare__text_add(&line, "quantize: %s, %s, scale %s", step->method->name,
+                       pare_scheme_text(&step->scheme, word, sizeof word),
+                       pare_scale_search_name(step->search));
+        say_choice(&line, &step->choice);
+        PARE_TRY(append(array, &line));
+    }
+    if (recipe->format) {
+        pare__text_add(&line, "export: as %s", recipe->format);
+        PARE_TRY(append(array, &line));
+    }
+    return PARE_OK;
+}

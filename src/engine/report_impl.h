@@ -1,0 +1,115 @@
+/* report_impl.h - the inside of a report: a JSON object whose members are listed here. */
+#ifndef PARE_REPORT_IMPL_H
+#define PARE_REPORT_IMPL_H
+
+#include "pare/recipe.h"
+#include "pare/report.h"
+
+#include "base/json.h"
+#include "base/text.h"
+
+/* clang-format off */
+/* Whoever makes a report fills `root` with pare__json_set_*; report_text_*.c read the same members,
+ * and --json prints them as they are, so these names are the contract with users' scripts. Bytes,
+ * counts and shapes are integers, seconds and errors reals. "|null" means that null (or leaving the
+ * member out) is allowed; everything else is required of the maker, though the renderers take any
+ * JSON without harm (a report may come from a file).
+ *
+ * every kind
+ *   kind      "plan" "run" "inspect" "compare" "devices"
+ *   version   pare_version()
+ *
+ * plan
+ *   model     { path, format, architecture|null, tensors, parameters,
+ *               bytes }                     of all tensors as stored
+ *   output    { path|null, format,          "hf", "safetensors", "h5"
+ *               files, bytes }
+ *   recipe    pare_recipe_text()
+ *   steps     [ "prune: magnitude, 2:4", … ]        pare__recipe_steps() makes them
+ *   tensors   [ {
+ *       name, role, reason, dtype, shape: […],
+ *       prune: "2:4" | "unstructured 0.5" | … | null    what is really done, after any fallback
+ *       quant: "w4g128" | … | null                      likewise
+ *       fallback: sentence|null     asked for but does not fit, and what is done instead; without
+ *                                   the tensor's name, so that equal ones group: "groups of 128 do
+ *                                   not divide rows of 172: one scale per output channel instead"
+ *       note: sentence|null         any other remark ("decoded from w4g128")
+ *       bytes_in, bytes_out|null    as stored before and after; null: not known before the work
+ *       zeros|null                  run only: zeros after the run, of the values a reader gets
+ *     } ]
+ *   summary   { pruned, quantized, left_alone, fallbacks }       tensors
+ *   predicted { passes, read_bytes, write_bytes, peak_memory, seconds|null, budget, threads, isa }
+ *
+ * run: all of plan, and
+ *   actual    { read_bytes, write_bytes, peak_memory, seconds, resumed: bool, chunks_done_before,
+ *               phases: [ { name, seconds } ] }
+ *   result    { parameters, zeros, sparsity,      over all tensors, of the values a reader gets
+ *               pruned: { parameters, zeros, sparsity }|null,    over the tensors that were pruned
+ *               bits_per_weight,                  stored bits of all tensors / parameters
+ *               bytes_in, bytes_out,
+ *               ratio }                           bytes_in / bytes_out
+ *   verified  bool|null             a conversion: every value was read back and compared
+ *
+ * inspect
+ *   path, format, architecture|null
+ *   tensors   [ {
+ *       name, dtype, shape, role, reason,
+ *       form: "dense" "quant" "sparse", scheme: "w4g128"|null,
+ *       bits_per_weight, bytes,
+ *       sparsity|null               known without reading values (form "sparse"), or by --stats
+ *       stats|null: { zeros, sparsity, min, max, mean, rms, nans, infs }     --stats
+ *     } ]
+ *   side_files [ { name, bytes } ]
+ *   provenance object|null          as the store keeps it, parsed
+ *   totals    { tensors, parameters, bytes, bits_per_weight,
+ *               zeros|null, sparsity|null, nans|null, infs|null }
+ *
+ * compare
+ *   a, b      paths
+ *   tolerance|null
+ *   equal     bool                  same tensors, shapes and values
+ *   differs   bool                  what decides the exit code
+ *   all       { max_abs, rms, sqnr_db|null, cosine|null, differing, count }
+ *                                   rms: of a - b; sqnr_db null: infinite; cosine null: a side is 0
+ *   tensors   [ { name, max_abs, rms, sqnr_db|null, cosine|null, differing, count } ]
+ *                                   those on both sides with one shape
+ *   only_a, only_b  [ name ]
+ *   shapes    [ { name, a: […], b: […] } ]
+ *
+ * devices
+ *   cpu       { model, cores, isas: [ { name, available: bool, chosen: bool } ] }
+ *   libraries [ { name, version, choice|null } ]
+ *   gpus      [ { name, memory_bytes } ]
+ *   note|null sentence ("this build has no CUDA")
+ */
+/* clang-format on */
+
+struct pare_report {
+    pare__json *root;
+};
+
+/* A report with kind and version set, to be filled. */
+pare_status pare__report_new(const char *kind, pare_report **report);
+
+/* Appends one line for each step of the recipe, as people would say it, to a JSON array. */
+pare_status pare__recipe_steps(const pare_recipe *recipe, pare__json *array);
+
+/* Members of an object; 0, or `otherwise`, where there is none of that type. */
+int64_t pare__report_int(const pare__json *object, const char *key);
+double pare__report_real(const pare__json *object, const char *key);
+const char *pare__report_string(const pare__json *object, const char *key, const char *otherwise);
+/* "[64, 128]" of a member that is a list of integers. */
+typedef struct pare__shape {
+    char text[96];
+} pare__shape;
+pare__shape pare__report_shape(const pare__json *object, const char *key);
+
+/* ---- rendering (report_text_*.c) ------------------------------------------------------------- */
+
+/* Each appends its kind; root has any content. */
+void pare__report_text_run(const pare__json *root, pare__text *out); /* plan and run */
+void pare__report_text_inspect(const pare__json *root, pare__text *out);
+void pare__report_text_compare(const pare__json *root, pare__text *out);
+void pare__report_text_devices(const pare__json *root, pare__text *out);
+
+#endif

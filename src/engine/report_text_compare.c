@@ -1,0 +1,130 @@
+/* report_text_compare.c - two checkpoints side by side, and what this machine has, for people. */
+#include "report_impl.h"
+#include "report_table.h"
+
+#include "base/check.h"
+
+static void difference_cells(pare__table *table, const pare__json *d)
+{
+    const pare__json *sqnr = pare__json_get(d, "sqnr_db"), *cosine = pare__json_get(d, "cosine");
+    pare__table_cell(table, "%.6g", pare__report_real(d, "max_abs"));
+    pare__table_cell(table, "%.6g", pare__report_real(d, "rms"));
+    if (pare__json_is_null(sqnr))
+        pare__table_cell(table, "inf");
+    else
+        pare__table_cell(table, "%.2f", pare__report_real(d, "sqnr_db"));
+    if (pare__json_is_null(cosine))
+        pare__table_cell(table, "-");
+    else
+        pare__table_cell(table, "%.9f", pare__report_real(d, "cosine"));
+    pare__table_cell(table, "%s", pare__count(pare__report_int(d, "differing")).text);
+    pare__table_cell(table, "%s", pare__count(pare__report_int(d, "count")).text);
+}
+
+static void add_differences(const pare__json *root, pare__text *out)
+{
+    static const char *const heading[] = {"tensor", "max |a-b|", "rms",   "SQNR dB",
+                                          "cosine", "differing", "values"};
+    const pare__json *tensors = pare__json_get(root, "tensors"), *all = pare__json_get(root, "all");
+    pare__table table = {.align = "Lrrrrrr"};
+    for (size_t i = 0; i < sizeof heading / sizeof *heading; i++)
+        pare__table_cell(&table, "%s", heading[i]);
+    for (size_t i = 0; i < pare__json_size(tensors); i++) {
+        pare__table_cell(&table, "%s", pare__report_string(pare__json_at(tensors, i), "name", "?"));
+        difference_cells(&table, pare__json_at(tensors, i));
+    }
+    pare__table_cell(&table, "all");
+    difference_cells(&table, all);
+    pare__text_add(out, "\n");
+    pare__table_add(&table, out);
+}
+
+static void add_names(const char *title, const pare__json *names, pare__text *out)
+{
+    if (pare__json_size(names))
+        pare__text_add(out, "\n%s\n", title);
+    for (size_t i = 0; i < pare__json_size(names); i++) {
+        const char *name = pare__json_string(pare__json_at(names, i));
+        pare__text_add(out, "  %s\n", name ? name : "?");
+    }
+}
+
+static void add_shapes(const pare__json *shapes, pare__text *out)
+{
+    pare__table table = {.align = "Lll"};
+    if (!pare__json_size(shapes))
+        return;
+    pare__table_cell(&table, "shapes differ");
+    pare__table_cell(&table, "a");
+    pare__table_cell(&table, "b");
+    for (size_t i = 0; i < pare__json_size(shapes); i++) {
+        const pare__json *s = pare__json_at(shapes, i);
+        pare__table_cell(&table, "%s", pare__report_string(s, "name", "?"));
+        pare__table_cell(&table, "%s", pare__report_shape(s, "a").text);
+        pare__table_cell(&table, "%s", pare__report_shape(s, "b").text);
+    }
+    pare__text_add(out, "\n");
+    pare__table_add(&table, out);
+}
+
+void pare__report_text_compare(const pare__json *root, pare__text *out)
+{
+    const pare__json *tolerance = pare__json_get(root, "tolerance");
+    bool equal = false, differs = false;
+    pare__json_bool(pare__json_get(root, "equal"), &equal);
+    pare__json_bool(pare__json_get(root, "differs"), &differs);
+    pare__text_add(out, "a: %s\nb: %s\n", pare__report_string(root, "a", "?"),
+                   pare__report_string(root, "b", "?"));
+    add_differences(root, out);
+    add_names("only in a", pare__json_get(root, "only_a"), out);
+    add_names("only in b", pare__json_get(root, "only_b"), out);
+    add_shapes(pare__json_get(root, "shapes"), out);
+    pare__text_add(out, "\n  ");
+    if (equal)
+        pare__text_add(out, "the same tensors with the same values\n");
+    else if (pare__json_is_null(tolerance))
+        pare__text_add(out, "%s\n",
+                       differs ? "tensors are missing on one side, or have another shape"
+                               : "the same tensors, with other values");
+    else
+        pare__text_add(out, "%s the tolerance of %.6g\n", differs ? "DIFFERENT: past" : "within",
+                       pare__report_real(root, "tolerance"));
+}
+
+void pare__report_text_devices(const pare__json *root, pare__text *out)
+{
+    const pare__json *cpu = pare__json_get(root, "cpu"), *isas = pare__json_get(cpu, "isas"),
+                     *libraries = pare__json_get(root, "libraries"),
+                     *gpus = pare__json_get(root, "gpus");
+    pare__text_add(out, "CPU        %s, %s processor%s for this process\n",
+                   pare__report_string(cpu, "model", "?"),
+                   pare__count(pare__report_int(cpu, "cores")).text,
+                   pare__report_int(cpu, "cores") == 1 ? "" : "s");
+    for (size_t i = 0; i < pare__json_size(isas); i++) {
+        bool available = false, chosen = false;
+        const pare__json *isa = pare__json_at(isas, i);
+        pare__json_bool(pare__json_get(isa, "available"), &available);
+        pare__json_bool(pare__json_get(isa, "chosen"), &chosen);
+        pare__text_add(out, "%s%s%s", i ? ", " : "kernels    ",
+                       pare__report_string(isa, "name", "?"),
+                       chosen      ? " (chosen)"
+                       : available ? ""
+                                   : " (this CPU lacks it)");
+    }
+    pare__text_add(out, pare__json_size(isas) ? "\n" : "");
+    for (size_t i = 0; i < pare__json_size(libraries); i++) {
+        const pare__json *l = pare__json_at(libraries, i);
+        const char *choice = pare__report_string(l, "choice", NULL);
+        pare__text_add(out, "%s%s %s%s%s\n", i ? "           " : "libraries  ",
+                       pare__report_string(l, "name", "?"), pare__report_string(l, "version", "?"),
+                       choice ? ": " : "", choice ? choice : "");
+    }
+    for (size_t i = 0; i < pare__json_size(gpus); i++)
+        pare__text_add(out, "%s%s, %s\n", i ? "           " : "GPUs       ",
+                       pare__report_string(pare__json_at(gpus, i), "name", "?"),
+                       pare__size(pare__report_int(pare__json_at(gpus, i), "memory_bytes")).text);
+    if (!pare__json_size(gpus))
+        pare__text_add(out, "GPUs       none\n");
+    if (pare__report_string(root, "note", NULL))
+        pare__text_wrap(out, 0, "note       ", pare__report_string(root, "note", ""));
+}

@@ -1,0 +1,340 @@
+/* report_text_run.c - a plan or a finished run for people: tensors grouped by what is done to them,
+ * fallbacks by reason, predicted beside actual. */
+#include "report_impl.h"
+#include "report_table.h"
+
+#include "base/alloc.h"
+#include "base/check.h"
+
+#include <string.h>
+
+/* ---- tensors, grouped ------------------------------------------------------------------------ */
+
+/* Tensors with the same key stand in one line. */
+struct member {
+    char *key;
+    size_t index; /* in tensors */
+};
+
+struct group {
+    size_t first, count; /* first: index in tensors */
+    int64_t bytes_in, bytes_out, parameters, zeros;
+};
+
+static bool null_at(const pare__json *object, const char *key)
+{
+    return pare__json_is_null(pare__json_get(object, key));
+}
+
+static char *key_of(const pare__json *tensor)
+{
+    pare__text key = {0};
+    char *text = NULL;
+    pare__text_add(
+        &key, "%s\t%s\t%s\t%s\t%s\t%s", pare__report_shape(tensor, "shape").text,
+        pare__report_string(tensor, "dtype", ""), pare__report_string(tensor, "role", ""),
+        pare__report_string(tensor, "prune", ""), pare__report_string(tensor, "quant", ""),
+        pare__report_string(tensor, "note", ""));
+    return pare__text_take(&key, &text) == PARE_OK ? text : NULL;
+}
+
+static int by_key(const void *a, const void *b)
+{
+    const struct member *x = a, *y = b;
+    int order = strcmp(x->key, y->key);
+    return order ? order : x->index < y->index ? -1 : x->index > y->index;
+}
+
+static int by_first(const void *a, const void *b)
+{
+    const struct group *x = a, *y = b;
+    return x->first < y->first ? -1 : x->first > y->first;
+}
+
+static int64_t parameters_of(const pare__json *tensor)
+{
+    const pare__json *shape = pare__json_get(tensor, "shape");
+    int64_t product = 1;
+    for (size_t i = 0; i < pare__json_size(shape); i++) {
+        int64_t size = 0;
+        pare__json_int(pare__json_at(shape, i), &size);
+        if (!pare__mul(product, size, &product))
+            return 0;
+    }
+    return product;
+}
+
+/* Adds a member to a sum; one that is no sane number (the file may be anybody's) adds nothing. */
+static void add_member(int64_t *sum, int64_t value)
+{
+    int64_t more;
+    if (pare__add(*sum, value, &more))
+        *sum = more;
+}
+
+static void add_up(struct group *group, const pare__json *tensor)
+{
+    group->count++;
+    add_member(&group->bytes_in, pare__report_int(tensor, "bytes_in"));
+    add_member(&group->bytes_out, pare__report_int(tensor, "bytes_out"));
+    add_member(&group->parameters, parameters_of(tensor));
+    add_member(&group->zeros, pare__report_int(tensor, "zeros"));
+}
+
+static void add_groups(const pare__json *tensors, const struct group *groups, size_t count,
+                       pare__text *out)
+{
+    static const char *const heading[] = {"count", "shape", "type",  "role",    "prune", "quantize",
+                                          "in",    "out",   "zeros", "example", "remark"};
+    pare__table table = {.align = "rlllllrrrLL"};
+    for (size_t i = 0; i < sizeof heading / sizeof *heading; i++)
+        pare__table_cell(&table, "%s", heading[i]);
+    for (size_t i = 0; i < count; i++) {
+        const pare__json *t = pare__json_at(tensors, groups[i].first);
+        pare__table_cell(&table, "%s", pare__count((int64_t)groups[i].count).text);
+        pare__table_cell(&table, "%s", pare__report_shape(t, "shape").text);
+        pare__table_cell(&table, "%s", pare__report_string(t, "dtype", "?"));
+        pare__table_cell(&table, "%s", pare__report_string(t, "role", "?"));
+        pare__table_cell(&table, "%s", pare__report_string(t, "prune", "-"));
+        pare__table_cell(&table, "%s", pare__report_string(t, "quant", "-"));
+        pare__table_cell(&table, "%s", pare__size(groups[i].bytes_in).text);
+        pare__table_cell(&table, "%s",
+                         null_at(t, "bytes_out") ? "?" : pare__size(groups[i].bytes_out).text);
+        pare__table_cell(
+            &table, "%s",
+            null_at(t, "zeros") || !groups[i].parameters
+                ? ""
+                : pare__percent((double)groups[i].zeros / (double)groups[i].parameters).text);
+        pare__table_cell(&table, "%s", pare__report_string(t, "name", "?"));
+        pare__table_cell(&table, "%s", pare__report_string(t, "note", ""));
+    }
+    pare__table_add(&table, out);
+}
+
+/* Groups by sorting, so that a hundred thousand different tensors are no trouble. */
+static void add_tensors(const pare__json *tensors, pare__text *out)
+{
+    size_t n = pare__json_size(tensors), count = 0;
+    struct member *members = NULL;
+    struct group *groups = NULL;
+    bool good = pare__calloc(n, sizeof *members, &members) == PARE_OK &&
+                pare__calloc(n, sizeof *groups, &groups) == PARE_OK;
+    for (size_t i = 0; good && i < n; i++) {
+        members[i] = (struct member){key_of(pare__json_at(tensors, i)), i};
+        good = members[i].key != NULL;
+    }
+    if (good && n)
+        qsort(members, n, sizeof *members, by_key);
+    for (size_t i = 0; good && i < n; i++) {
+        if (i == 0 || strcmp(members[i - 1].key, members[i].key) != 0)
+            groups[count++] = (struct group){.first = members[i].index};
+        add_up(&groups[count - 1], pare__json_at(tensors, members[i].index));
+    }
+    if (good && n) {
+        qsort(groups, count, sizeof *groups, by_first);
+        pare__text_add(out, "\n");
+        add_groups(tensors, groups, count, out);
+    }
+    out->failed = out->failed || !good;
+    for (size_t i = 0; members && i < n; i++)
+        free(members[i].key);
+    free(members);
+    free(groups);
+}
+
+/* ---- fallbacks ------------------------------------------------------------------------------- */
+
+#define SHOWN_NAMES 3
+#define MAX_REASONS 40
+
+/* The tensors from `first` on that fell back for the same reason as it, in one paragraph. */
+static void add_fallback(const pare__json *tensors, size_t first, bool *told, pare__text *out)
+{
+    const char *reason = pare__report_string(pare__json_at(tensors, first), "fallback", "");
+    pare__text names = {0};
+    size_t count = 0;
+    char *text = NULL, label[32];
+    for (size_t i = first; i < pare__json_size(tensors); i++) {
+        const char *other = pare__report_string(pare__json_at(tensors, i), "fallback", NULL);
+        if (!other || strcmp(other, reason) != 0)
+            continue;
+        told[i] = true;
+        if (count++ < SHOWN_NAMES)
+            pare__text_add(&names, "%s %s", count > 1 ? "," : "",
+                           pare__report_string(pare__json_at(tensors, i), "name", "?"));
+    }
+    if (count > SHOWN_NAMES)
+        pare__text_add(&names, " and %zu more", count - SHOWN_NAMES);
+    if (pare__text_take(&names, &text) != PARE_OK) {
+        out->failed = true;
+        return;
+    }
+    pare__text sentence = {0};
+    char *whole = NULL;
+    pare__text_add(&sentence, "%s:%s", reason, text);
+    free(text);
+    snprintf(label, sizeof label, "%zu ×", count);
+    if (pare__text_take(&sentence, &whole) != PARE_OK)
+        out->failed = true;
+    else
+        pare__text_wrap(out, 2, label, whole);
+    free(whole);
+}
+
+static void add_fallbacks(const pare__json *tensors, pare__text *out)
+{
+    size_t n = pare__json_size(tensors), reasons = 0;
+    bool *told = NULL;
+    if (pare__calloc(n, sizeof *told, &told) != PARE_OK) {
+        out->failed = true;
+        return;
+    }
+    for (size_t i = 0; i < n && reasons <= MAX_REASONS; i++) {
+        if (told[i] || !pare__report_string(pare__json_at(tensors, i), "fallback", NULL))
+            continue;
+        if (reasons == 0)
+            pare__text_add(out, "\ndid not fit, and what is done instead\n");
+        if (reasons++ == MAX_REASONS)
+            pare__text_add(out, "  and for more reasons: --json lists every tensor\n");
+        else
+            add_fallback(tensors, i, told, out);
+    }
+    free(told);
+}
+
+/* ---- figures --------------------------------------------------------------------------------- */
+
+static pare__number seconds(const pare__json *object, const char *key)
+{
+    pare__number number = {""};
+    if (!null_at(object, key))
+        pare__time_text(pare__report_real(object, key), number.text, sizeof number.text);
+    return number;
+}
+
+static void add_bytes_row(pare__table *table, const char *name, const pare__json *predicted,
+                          const pare__json *actual, const char *key)
+{
+    pare__table_cell(table, "%s", name);
+    pare__table_cell(
+        table, "%s",
+        null_at(predicted, key) ? "" : pare__size_exact(pare__report_int(predicted, key)).text);
+    pare__table_cell(table, "%s",
+                     null_at(actual, key) ? ""
+                                          : pare__size_exact(pare__report_int(actual, key)).text);
+}
+
+static void add_phases(const pare__json *phases, pare__text *out)
+{
+    pare__text line = {0};
+    char *text = NULL;
+    for (size_t i = 0; i < pare__json_size(phases); i++)
+        pare__text_add(&line, "%s%s %s", i ? ", " : "",
+                       pare__report_string(pare__json_at(phases, i), "name", "?"),
+                       seconds(pare__json_at(phases, i), "seconds").text);
+    if (pare__text_take(&line, &text) != PARE_OK)
+        out->failed = true;
+    else if (*text)
+        pare__text_wrap(out, 2, "time by phase: ", text);
+    free(text);
+}
+
+static void add_costs(const pare__json *root, pare__text *out)
+{
+    const pare__json *predicted = pare__json_get(root, "predicted"),
+                     *actual = pare__json_get(root, "actual");
+    pare__table table = {.align = "lrr"};
+    if (!predicted && !actual)
+        return;
+    pare__table_cell(&table, "cost");
+    pare__table_cell(&table, "predicted");
+    pare__table_cell(&table, "actual");
+    add_bytes_row(&table, "read", predicted, actual, "read_bytes");
+    add_bytes_row(&table, "written", predicted, actual, "write_bytes");
+    add_bytes_row(&table, "peak memory", predicted, actual, "peak_memory");
+    pare__table_cell(&table, "time");
+    pare__table_cell(&table, "%s", seconds(predicted, "seconds").text);
+    pare__table_cell(&table, "%s", seconds(actual, "seconds").text);
+    pare__text_add(out, "\n");
+    pare__table_add(&table, out);
+    int64_t passes = pare__report_int(predicted, "passes"),
+            threads = pare__report_int(predicted, "threads");
+    pare__text_add(out, "  %s pass%s over the model, %s thread%s (%s), memory budget %s\n",
+                   pare__count(passes).text, passes == 1 ? "" : "es", pare__count(threads).text,
+                   threads == 1 ? "" : "s", pare__report_string(predicted, "isa", "?"),
+                   pare__size(pare__report_int(predicted, "budget")).text);
+    bool resumed = false;
+    if (pare__json_bool(pare__json_get(actual, "resumed"), &resumed) && resumed)
+        pare__text_add(out, "  continued a run that was cut: %s chunks were done before\n",
+                       pare__count(pare__report_int(actual, "chunks_done_before")).text);
+    add_phases(pare__json_get(actual, "phases"), out);
+}
+
+static void add_result(const pare__json *root, pare__text *out)
+{
+    const pare__json *r = pare__json_get(root, "result"), *pruned = pare__json_get(r, "pruned");
+    bool verified = false;
+    if (!r)
+        return;
+    pare__text_add(out, "\nresult\n  %s parameters, %s of them zero (%s)\n",
+                   pare__count(pare__report_int(r, "parameters")).text,
+                   pare__count(pare__report_int(r, "zeros")).text,
+                   pare__percent(pare__report_real(r, "sparsity")).text);
+    if (!pare__json_is_null(pruned))
+        pare__text_add(out, "  in the pruned tensors %s of %s (%s)\n",
+                       pare__count(pare__report_int(pruned, "zeros")).text,
+                       pare__count(pare__report_int(pruned, "parameters")).text,
+                       pare__percent(pare__report_real(pruned, "sparsity")).text);
+    pare__text_add(out, "  tensors %s -> %s, %.2f× smaller, %.3f bits a weight\n",
+                   pare__size_exact(pare__report_int(r, "bytes_in")).text,
+                   pare__size_exact(pare__report_int(r, "bytes_out")).text,
+                   pare__report_real(r, "ratio"), pare__report_real(r, "bits_per_weight"));
+    if (pare__json_bool(pare__json_get(root, "verified"), &verified))
+        pare__text_add(out, "  %s\n",
+                       verified ? "every value was read back and is the same"
+                                : "values read back are NOT the same");
+}
+
+static void add_head(const pare__json *root, pare__text *out)
+{
+    const pare__json *model = pare__json_get(root, "model"),
+                     *output = pare__json_get(root, "output"),
+                     *steps = pare__json_get(root, "steps");
+    const char *architecture = pare__report_string(model, "architecture", NULL);
+    int64_t files = pare__report_int(output, "files");
+    bool ran = strcmp(pare__report_string(root, "kind", ""), "run") == 0;
+    pare__text_add(out, ran ? "run\n" : "plan: nothing is done yet\n");
+    pare__text_wrapf(out, 2, "model", "%s (%s%s%s): %s tensors, %s parameters, %s",
+                     pare__report_string(model, "path", "?"),
+                     pare__report_string(model, "format", "?"), architecture ? ", " : "",
+                     architecture ? architecture : "",
+                     pare__count(pare__report_int(model, "tensors")).text,
+                     pare__count(pare__report_int(model, "parameters")).text,
+                     pare__size_exact(pare__report_int(model, "bytes")).text);
+    if (!null_at(output, "path"))
+        pare__text_wrapf(
+            out, 2, "output", "%s (%s): %s file%s, %s", pare__report_string(output, "path", "?"),
+            pare__report_string(output, "format", "?"), pare__count(files).text,
+            files == 1 ? "" : "s", pare__size_exact(pare__report_int(output, "bytes")).text);
+    for (size_t i = 0; i < pare__json_size(steps); i++) {
+        const char *step = pare__json_string(pare__json_at(steps, i));
+        pare__text_wrap(out, 2, i ? "" : "steps", step ? step : "?");
+    }
+}
+
+void pare__report_text_run(const pare__json *root, pare__text *out)
+{
+    const pare__json *summary = pare__json_get(root, "summary"),
+                     *tensors = pare__json_get(root, "tensors");
+    add_head(root, out);
+    add_tensors(tensors, out);
+    if (summary)
+        pare__text_add(out, "\n  %s pruned, %s quantized, %s left alone; %s did not fit as asked\n",
+                       pare__count(pare__report_int(summary, "pruned")).text,
+                       pare__count(pare__report_int(summary, "quantized")).text,
+                       pare__count(pare__report_int(summary, "left_alone")).text,
+                       pare__count(pare__report_int(summary, "fallbacks")).text);
+    add_fallbacks(tensors, out);
+    add_costs(root, out);
+    add_result(root, out);
+}

@@ -1,0 +1,256 @@
+/* resume.c - the journal of a run: what a killed one had found out and written, so that the next
+ * one goes on and ends with the same bytes.
+ *
+ * Records: a pass's results (thresholds, per-tensor scales, counts) when the pass is over; the
+ * layout when it is made; each chunk when its bytes are in the file.
+ */
+#include "job.h"
+
+#include "pare/ops.h"
+#include "pare/version.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+enum {
+    RECORD_SELECT = 1,
+    RECORD_RANGES,
+    RECORD_COUNT,
+    RECORD_LAYOUT,
+    RECORD_CHUNK,
+    RECORD_FINISHED
+};
+
+typedef struct chunk_record {
+    int64_t chunk, ties, nonzeros;
+    uint64_t digest[2];
+    pare_sums sums;
+} chunk_record;
+
+/* ---- the key --------------------------------------------------------------------------------- */
+
+typedef struct identity {
+    const char *root;
+    pare__text text;
+} identity;
+
+static pare_status add_file(void *user, const char *name, int64_t size)
+{
+    identity *id = user;
+    char *path = NULL;
+    struct stat st;
+    PARE_TRY(pare__join(id->root, name, &path));
+    bool there = stat(path, &st) == 0;
+    free(path);
+    pare__text_add(&id->text, "%s %lld %lld.%09ld\n", name, (long long)size,
+                   there ? (long long)st.st_mtim.tv_sec : 0, there ? st.st_mtim.tv_nsec : 0L);
+    return PARE_OK;
+}
+
+/* A journal belongs to one version, recipe, output form and state of the source files. */
+static pare_status make_key(const pare__job *job, uint64_t key[2])
+{
+    pare_status status = PARE_OK;
+    const char *path = pare_store_path(job->store);
+    identity id = {.root = path};
+    char *text = NULL;
+    struct stat st;
+    pare__text_add(&id.text, "%s\n%s\n%s %lld\n", pare_version(), job->recipe_text,
+                   job->recipe->format ? job->recipe->format : "",
+                   (long long)job->recipe->max_shard_size);
+    if (pare__is_directory(path))
+        PARE_TRY_DONE(pare__walk(path, add_file, &id));
+    else if (stat(path, &st) == 0)
+        pare__text_add(&id.text, "%lld %lld.%09ld\n", (long long)st.st_size,
+                       (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+    PARE_TRY_DONE(pare__text_take(&id.text, &text));
+    key[0] = key[1] = 0;
+    PARE_TRY_DONE(pare_digest(
+        job->lanes[0].be,
+        &(pare_digest_args){.bytes = text, .size = (int64_t)strlen(text), .result = key}));
+done:
+    free(text);
+    pare__text_free(&id.text);
+    return status;
+}
+
+/* ---- taking over ----------------------------------------------------------------------------- */
+
+static void take_chunk(pare__job *job, const chunk_record *r)
+{
+    pare__chunk *chunk = &job->chunks[r->chunk];
+    if (chunk->done || !job->has_part) /* what was written is gone with the part */
+        return;
+    chunk->done = true;
+    chunk->ties = r->ties;
+    chunk->nonzeros = r->nonzeros;
+    job->digests[2 * chunk->task] += r->digest[0];
+    job->digests[2 * chunk->task + 1] += r->digest[1];
+    for (int i = 0; i < PARE_ENTRY_SUMS; i++)
+        job->sums[chunk->task].sum[i] += r->sums.sum[i];
+    job->tasks[chunk->task].left--;
+    job->chunks_done_before++;
+}
+
+/* The journal's key says that it is this very run's, so a record of another size is a bug or a
+ * forgery. */
+static pare_status take(void *user, uint32_t type, const void *payload, uint32_t size)
+{
+    pare__job *job = user;
+    const char *p = payload;
+    if (type == RECORD_SELECT && size == (size_t)job->group_count * sizeof *job->groups) {
+        for (int64_t g = 0; g < job->group_count; g++) {
+            pare__group group;
+            memcpy(&group, p + (size_t)g * sizeof group, sizeof group);
+            job->groups[g].threshold = group.threshold;
+            job->groups[g].ties = group.ties;
+            job->groups[g].equal = group.equal;
+        }
+        job->selected = true;
+    } else if (type == RECORD_RANGES && size == (size_t)job->count * 5) {
+        for (int64_t t = 0; t < job->count; t++) {
+            memcpy(&job->tasks[t].scale, p + 5 * t, 4);
+            memcpy(&job->tasks[t].zero, p + 5 * t + 4, 1);
+        }
+        job->ranged = true;
+    } else if (type == RECORD_COUNT && size == (size_t)job->chunk_count * 16) {
+        for (int64_t c = 0; c < job->chunk_count; c++) {
+            memcpy(&job->chunks[c].nonzeros, p + 16 * c, 8);
+            memcpy(&job->chunks[c].ties, p + 16 * c + 8, 8);
+        }
+        job->counted = true;
+        pare__job_counted(job);
+    } else if (type == RECORD_LAYOUT && size == 0) {
+        job->laid_out = job->has_part;
+    } else if (type == RECORD_FINISHED && size == 0) {
+        job->finished = true;
+    } else if (type == RECORD_CHUNK && size == sizeof(chunk_record)) {
+        chunk_record r;
+        memcpy(&r, p, sizeof r);
+        PARE_REQUIRE(r.chunk >= 0 && r.chunk < job->chunk_count, PARE_ERR_DAMAGED,
+                     "the journal beside %s names work that this run does not have: start anew "
+                     "with --overwrite",
+                     job->recipe->output);
+        take_chunk(job, &r);
+    } else {
+        PARE_FAIL(PARE_ERR_DAMAGED,
+                  "the journal beside %s does not fit this run: start anew with --overwrite",
+                  job->recipe->output);
+    }
+    return PARE_OK;
+}
+
+static pare_status beside(const pare_recipe *recipe, const char *ending, char **path)
+{
+    pare__text text = {0};
+    pare__text_add(&text, "%s%s", recipe->output, ending);
+    return pare__text_take(&text, path);
+}
+
+pare_status pare__has_journal(const pare_recipe *recipe, bool *has)
+{
+    char *path = NULL;
+    PARE_TRY(beside(recipe, ".journal", &path));
+    *has = pare__exists(path);
+    free(path);
+    return PARE_OK;
+}
+
+/* A part without our journal is not ours to write over. */
+static pare_status check_part(pare__job *job, const char *part, const char *journal)
+{
+    job->has_part = pare__exists(part);
+    if (!job->has_part || pare__exists(journal))
+        return PARE_OK;
+    PARE_REQUIRE(
+        job->options->overwrite, PARE_ERR_EXISTS,
+        "%s lies in the way and no journal says whose it is: remove it, or give --overwrite", part);
+    return PARE_OK;
+}
+
+pare_status pare__job_resume(pare__job *job)
+{
+    pare_status status = PARE_OK;
+    char *path = NULL, *part = NULL;
+    uint64_t key[2];
+    PARE_TRY_DONE(beside(job->recipe, ".journal", &path));
+    PARE_TRY_DONE(beside(job->recipe, ".part", &part));
+    PARE_TRY_DONE(check_part(job, part, path));
+    PARE_TRY_DONE(make_key(job, key));
+    PARE_TRY_DONE(pare_journal_open(path, key, job->options->overwrite, take, job, &job->resumed,
+                                    &job->journal));
+    if (!job->laid_out) /* of another run, or not finished when it was cut */
+        PARE_TRY_DONE(pare__remove_tree(part));
+done:
+    free(part);
+    free(path);
+    return status;
+}
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+static pare_status journal_array(pare__job *job, uint32_t type, int64_t count, int64_t each,
+                                 void (*put)(const pare__job *, int64_t, char *))
+{
+    char *payload = NULL;
+    PARE_TRY(pare__calloc((size_t)count + 1, (size_t)each, &payload));
+    for (int64_t i = 0; i < count; i++)
+        put(job, i, payload + i * each);
+    pare_status status = pare_journal_add(job->journal, type, payload, (uint32_t)(count * each));
+    free(payload);
+    if (status != PARE_OK)
+        pare__trail(__func__);
+    return status;
+}
+
+static void put_group(const pare__job *job, int64_t g, char *at)
+{
+    memcpy(at, &job->groups[g], sizeof *job->groups);
+}
+
+static void put_scale(const pare__job *job, int64_t t, char *at)
+{
+    memcpy(at, &job->tasks[t].scale, 4);
+    memcpy(at + 4, &job->tasks[t].zero, 1);
+}
+
+static void put_count(const pare__job *job, int64_t c, char *at)
+{
+    memcpy(at, &job->chunks[c].nonzeros, 8);
+    memcpy(at + 8, &job->chunks[c].ties, 8);
+}
+
+pare_status pare__journal_select(pare__job *job)
+{
+    return journal_array(job, RECORD_SELECT, job->group_count, sizeof *job->groups, put_group);
+}
+
+pare_status pare__journal_ranges(pare__job *job)
+{
+    return journal_array(job, RECORD_RANGES, job->count, 5, put_scale);
+}
+
+pare_status pare__journal_count(pare__job *job)
+{
+    return journal_array(job, RECORD_COUNT, job->chunk_count, 16, put_count);
+}
+
+pare_status pare__journal_finished(pare__job *job)
+{
+    return pare_journal_add(job->journal, RECORD_FINISHED, NULL, 0);
+}
+
+pare_status pare__journal_layout(pare__job *job)
+{
+    return pare_journal_add(job->journal, RECORD_LAYOUT, NULL, 0);
+}
+
+pare_status pare__journal_chunk(pare__job *job, const pare__lane *lane, int64_t chunk)
+{
+    chunk_record r = {.chunk = chunk,
+                      .ties = job->chunks[chunk].ties,
+                      .nonzeros = job->chunks[chunk].nonzeros,
+                      .digest = {lane->digest[0], lane->digest[1]},
+                      .sums = lane->parts.sums};
+    return pare_journal_add(job->journal, RECORD_CHUNK, &r, sizeof r);
+}

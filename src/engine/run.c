@@ -1,0 +1,286 @@
+/* run.c - a whole run: passes over the source, the layout, every chunk, the end. */
+#include "job.h"
+
+#include "base/clock.h"
+
+#include <string.h>
+
+/* ---- the main pass --------------------------------------------------------------------------- */
+
+static pare_status read_stage(void *user, int worker, int64_t chunk)
+{
+    pare__job *job = user;
+    pare__lane *lane = &job->lanes[worker];
+    if (job->chunks[chunk].done)
+        return PARE_OK;
+    PARE_TRY(pare__chunk_read(job, lane, chunk));
+    return PARE_OK;
+}
+
+static pare_status score_stage(void *user, int worker, int64_t chunk)
+{
+    pare__job *job = user;
+    pare__lane *lane = &job->lanes[worker];
+    if (job->chunks[chunk].done)
+        return PARE_OK;
+    PARE_TRY(pare__chunk_digest(job, lane, chunk));
+    PARE_TRY(pare__chunk_score(job, lane, chunk));
+    PARE_TRY(pare__chunk_ties(job, lane, chunk));
+    return PARE_OK;
+}
+
+static pare_status order_stage(void *user, int worker, int64_t chunk)
+{
+    pare__job *job = user;
+    pare__chunk_order(job, &job->lanes[worker], chunk);
+    return PARE_OK;
+}
+
+static pare_status compress_stage(void *user, int worker, int64_t chunk)
+{
+    pare__job *job = user;
+    pare__lane *lane = &job->lanes[worker];
+    if (job->chunks[chunk].done)
+        return PARE_OK;
+    PARE_TRY(pare__chunk_prune(job, lane, chunk));
+    PARE_TRY(pare__chunk_quantize(job, lane, chunk));
+    PARE_TRY(pare__chunk_encode(job, lane, chunk));
+    return PARE_OK;
+}
+
+/* The chunk's digest and checksums join their tensor's; with --sync a finished tensor goes to the
+ * disk. */
+static pare_status account(pare__job *job, pare__lane *lane, int64_t chunk)
+{
+    int64_t t = job->chunks[chunk].task;
+    pthread_mutex_lock(&job->lock);
+    job->chunks[chunk].done = true;
+    job->digests[2 * t] += lane->digest[0];
+    job->digests[2 * t + 1] += lane->digest[1];
+    bool finished = --job->tasks[t].left == 0;
+    pthread_mutex_unlock(&job->lock);
+    pare_writer_add_sums(job->writer, t, &lane->parts.sums);
+    for (int i = 0; i < lane->parts.count; i++)
+        job->write_bytes += lane->parts.part[i].size;
+    if (finished && job->options->sync) {
+        PARE_TRY(pare_writer_sync(job->writer));
+        PARE_TRY(pare_journal_sync(job->journal));
+    }
+    return PARE_OK;
+}
+
+static pare_status write_stage(void *user, int worker, int64_t chunk)
+{
+    pare__job *job = user;
+    pare__lane *lane = &job->lanes[worker];
+    if (job->chunks[chunk].done)
+        return PARE_OK;
+    PARE_TRY(pare_writer_write(job->writer, &lane->parts));
+    PARE_TRY(pare__journal_chunk(job, lane, chunk));
+    PARE_TRY(account(job, lane, chunk));
+    pare__lane_end(lane);
+    return PARE_OK;
+}
+
+static int64_t bytes_of(void *user, int64_t chunk)
+{
+    const pare__job *job = user;
+    return job->chunks[chunk].done ? 0 : pare__chunk_bytes(job, chunk);
+}
+
+static double weight_of(void *user, int64_t chunk)
+{
+    const pare__job *job = user;
+    return (double)job->tasks[job->chunks[chunk].task].chunk_bytes;
+}
+
+static pare_status compress(pare__job *job)
+{
+    pare_job stages = {.name = "compress",
+                       .items = job->chunk_count,
+                       .user = job,
+                       .bytes = bytes_of,
+                       .weight = weight_of};
+    int n = 0;
+    stages.stages[n++] = (pare_stage){.name = "read", .run = read_stage};
+    stages.stages[n++] = (pare_stage){.name = "score", .run = score_stage};
+    if (pare__job_ordered(job))
+        stages.stages[n++] = (pare_stage){.name = "order", .run = order_stage, .in_order = true};
+    stages.stages[n++] = (pare_stage){.name = "compress", .run = compress_stage};
+    stages.stages[n++] = (pare_stage){.name = "write", .run = write_stage};
+    for (int64_t g = 0; g < job->group_count; g++)
+        job->groups[g].ties_seen = 0;
+    PARE_TRY(pare__job_phase(job, &stages));
+    return PARE_OK;
+}
+
+/* ---- before and after ------------------------------------------------------------------------ */
+
+static pare_status verify_item(void *user, int worker, int64_t entry)
+{
+    pare__job *job = user;
+    PARE_TRY(pare_store_verify(job->store, job->lanes[worker].be, entry));
+    return PARE_OK;
+}
+
+/* An .h5 brings checksums: a damaged source is refused before anything is made of it. */
+static pare_status verify_source(pare__job *job)
+{
+    if (strcmp(pare_store_format(job->store), "h5") != 0 || job->laid_out)
+        return PARE_OK;
+    PARE_TRY(pare__job_phase(job, &(pare_job){.name = "verify",
+                                              .items = job->count,
+                                              .stages = {{.name = "verify", .run = verify_item}},
+                                              .user = job}));
+    return PARE_OK;
+}
+
+static pare_status look_ahead(pare__job *job)
+{
+    PARE_TRY(verify_source(job));
+    if (job->group_count && !job->selected) {
+        PARE_TRY(pare__job_select(job));
+        PARE_TRY(pare__journal_select(job));
+    }
+    if (pare__job_has_ranges(job) && !job->ranged) {
+        PARE_TRY(pare__job_ranges(job));
+        PARE_TRY(pare__journal_ranges(job));
+    }
+    if (pare__job_has_count(job) && !job->counted) {
+        PARE_TRY(pare__job_count(job));
+        PARE_TRY(pare__journal_count(job));
+    }
+    return PARE_OK;
+}
+
+static pare_status create(pare__job *job)
+{
+    pare_writer_options options;
+    pare__job_writer_options(job, &options);
+    PARE_TRY(pare_writer_create(&options, job->laid_out, &job->writer));
+    if (!job->laid_out)
+        PARE_TRY(pare__journal_layout(job));
+    for (int64_t t = 0; t < job->count; t++)
+        pare_writer_add_sums(job->writer, t, &job->sums[t]);
+    return PARE_OK;
+}
+
+static pare_status finish(pare__job *job)
+{
+    free(job->provenance);
+    job->provenance = NULL;
+    PARE_TRY(pare__provenance(job, &job->provenance));
+    PARE_TRY(pare_writer_provenance(job->writer, job->provenance));
+    PARE_TRY(pare__journal_finished(job));
+    PARE_TRY(pare_journal_sync(job->journal));
+    PARE_TRY(pare_writer_finish(job->writer));
+    pare_journal_close(&job->journal, true);
+    return PARE_OK;
+}
+
+static pare_status check_output(const pare_recipe *recipe, const pare_run_options *options)
+{
+    PARE_REQUIRE(recipe->output && *recipe->output, PARE_ERR_ARGUMENT,
+                 "no output: give -o OUT, or an export step with to:");
+    if (options->overwrite || !pare__exists(recipe->output))
+        return PARE_OK;
+    bool journal = false;
+    PARE_TRY(pare__has_journal(recipe,
+                               &journal)); /* then it may be ours, cut between its last two steps */
+    PARE_REQUIRE(journal, PARE_ERR_EXISTS, "%s exists: choose another output, or give --overwrite",
+                 recipe->output);
+    return PARE_OK;
+}
+
+static pare_status start(pare__job *job)
+{
+    PARE_TRY(pare_sched_create(&(pare_sched_options){.threads = job->threads,
+                                                     .budget = job->budget,
+                                                     .trace = job->options->trace,
+                                                     .cancel = job->options->cancel,
+                                                     .progress = job->options->progress},
+                               &job->sched));
+    PARE_TRY(pare__lanes_create(job));
+    PARE_TRY(pare__job_resume(job));
+    return PARE_OK;
+}
+
+/* After a failure that the same command would meet again nothing is left; after one that may pass
+ * (a full disk, a stop) the part and its journal stay, and the sentence says so. */
+static pare_status give_up(pare__job *job, pare_status status)
+{
+    char sentence[900], trail[400];
+    snprintf(sentence, sizeof sentence, "%s", pare_last_error());
+    snprintf(trail, sizeof trail, "%s", pare_last_trail());
+    bool keep = status == PARE_ERR_FULL || status == PARE_ERR_IO ||
+                status == PARE_ERR_INTERRUPTED || status == PARE_ERR_MEMORY ||
+                status == PARE_ERR_EXISTS;
+    bool mine = job->journal != NULL;
+    pare_writer_free(&job->writer, mine && !keep);
+    pare_journal_close(&job->journal, !keep);
+    if (!mine || !keep || status == PARE_ERR_EXISTS)
+        return pare__error_again(status, sentence, trail);
+    return pare__error(status, __func__,
+                       "%s; what is done is kept in %s.part, the same command continues", sentence,
+                       job->recipe->output);
+}
+
+static pare_status work(pare__job *job)
+{
+    PARE_TRY(start(job));
+    if (job->finished && !job->has_part && pare__exists(job->recipe->output)) {
+        pare_journal_close(&job->journal,
+                           true); /* cut after the rename: there is nothing left to do */
+        return PARE_OK;
+    }
+    PARE_REQUIRE(job->options->overwrite || !pare__exists(job->recipe->output), PARE_ERR_EXISTS,
+                 "%s exists: choose another output, or give --overwrite", job->recipe->output);
+    PARE_TRY(look_ahead(job));
+    PARE_TRY(create(job));
+    PARE_TRY(compress(job));
+    PARE_TRY(finish(job));
+    return PARE_OK;
+}
+
+pare_status pare_plan(const pare_recipe *recipe, const pare_run_options *options,
+                      pare_report **report)
+{
+    pare_status status = PARE_OK;
+    pare__job *job = NULL;
+    pare__prediction prediction;
+    PARE_REQUIRE(recipe && options && report, PARE_ERR_ARGUMENT, "plan: NULL argument");
+    if (recipe->output)
+        PARE_TRY(check_output(recipe, options));
+    PARE_TRY_DONE(pare__job_open(recipe, options, &job));
+    PARE_TRY_DONE(pare__job_predict(job, &prediction));
+    PARE_TRY_DONE(pare__report_plan(job, &prediction, "plan", report));
+done:
+    pare__job_free(&job);
+    return status;
+}
+
+pare_status pare_run(const pare_recipe *recipe, const pare_run_options *options,
+                     pare_report **report)
+{
+    pare_status status = PARE_OK;
+    pare__job *job = NULL;
+    pare__prediction prediction;
+    double begin = pare__now();
+    PARE_REQUIRE(recipe && options && report, PARE_ERR_ARGUMENT, "run: NULL argument");
+    *report = NULL;
+    PARE_TRY(check_output(recipe, options));
+    PARE_TRY_DONE(pare__job_open(recipe, options, &job));
+    PARE_TRY_DONE(pare__job_predict(job, &prediction));
+    status = work(job);
+    if (status != PARE_OK)
+        PARE_TRY_DONE(give_up(job, status));
+    bool verified = false;
+    if (recipe->prune_count + recipe->quant_count == 0) {
+        PARE_TRY_DONE(pare__verify_conversion(job));
+        verified = true;
+    }
+    PARE_TRY_DONE(pare__report_run(job, &prediction, pare__now() - begin, verified, report));
+done:
+    pare__job_free(&job);
+    return status;
+}
