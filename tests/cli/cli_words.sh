@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# The command line itself: help, version, pages, wrong words, exit codes.
+. "$(dirname "$0")/lib.sh"
+make good good.safetensors
+
+expect 0 'inspect' "$PARE" --help
+expect 0 '[0-9]+\.[0-9]+' "$PARE" --version
+for command in inspect plan prune quantize convert compare run devices report; do
+    expect 0 "$command" "$PARE" "$command" --help
+    for shell in bash zsh fish; do
+        "$PARE" --completion "$shell" | grep -q "$command" ||
+            fail "$command is not in $shell's completion"
+    done
+    "$PARE" --man | grep -q "$command" || fail "$command is not in the man page"
+done
+bash -n <("$PARE" --completion bash) || fail "bash does not read its completion"
+[ "$("$PARE" --man | head -c 3)" = .TH ] || "$PARE" --man | grep -q '^\.TH' || fail "no man page"
+
+refuse 2 'quantize' "$PARE" quantise good.safetensors -o out
+refuse 2 'scheme' "$PARE" quantize good.safetensors -o out --method rtn --shceme w8
+refuse 2 'w9' "$PARE" quantize good.safetensors -o out --method rtn --scheme w9
+refuse 2 'rtn' "$PARE" quantize good.safetensors -o out --method rtm --scheme w8
+refuse 2 'magnitude' "$PARE" prune good.safetensors -o out --method magnitud --sparsity 0.5
+refuse 2 'sparsity' "$PARE" prune good.safetensors -o out --method magnitude --sparsity 1.5
+refuse 2 'sparsity' "$PARE" prune good.safetensors -o out --method magnitude --sparsity nan
+prune=("$PARE" prune good.safetensors -o out --method magnitude)
+refuse 2 'sparsity' "${prune[@]}" --pattern 2:4 --sparsity 0.5
+refuse 2 '5:4' "${prune[@]}" --pattern 5:4
+refuse 2 'threads' "${prune[@]}" --sparsity 0.5 --threads x
+refuse 2 'memory' "${prune[@]}" --sparsity 0.5 --memory 5Q
+refuse 2 '-o' "$PARE" prune good.safetensors --method magnitude --sparsity 0.5
+refuse 2 'nothing\*' "${prune[@]}" --sparsity 0.5 --include 'nothing*'
+refuse 4 'memory|needs' "${prune[@]}" --sparsity 0.5 --memory 1K
+refuse 4 'cuda|CUDA|GPU' "${prune[@]}" --sparsity 0.5 --device cuda
+refuse 2 'w4g48|48' "$PARE" quantize good.safetensors -o out --method rtn --scheme w4g48 --strict
+
+# Words of the contract that are still to come.
+for later in 'distill --teacher good.safetensors --student good.safetensors -o out' \
+    'train good.safetensors -o out' 'eval good.safetensors' 'sweep x.yaml -o out' 'bench' \
+    'quantize good.safetensors -o out --method rtn --scheme q4_0' \
+    'quantize good.safetensors -o out --method gptq --scheme w4' \
+    'quantize good.safetensors -o out --method rtn --scheme w4 --scale kl' \
+    'prune good.safetensors -o out --method sparsegpt --sparsity 0.5' \
+    'prune good.safetensors -o out --method magnitude --pattern head' \
+    'convert good.safetensors -o out.gguf'; do
+    # shellcheck disable=SC2086
+    refuse 2 'not in this version' "$PARE" $later
+done
+
+expect 0 'avx|base|neon' "$PARE" devices
+expect 0 '"isas"' "$PARE" devices --json
+expect 0 'a\.weight' "$PARE" inspect good.safetensors
+
+# compare: 0 when equal, 1 past the tolerance.
+expect 0 . "$PARE" compare good.safetensors good.safetensors --tolerance 0
+expect 0 . "$PARE" quantize good.safetensors -o q.safetensors --method rtn --scheme w8
+expect 1 . "$PARE" compare good.safetensors q.safetensors --tolerance 0
+expect 0 . "$PARE" compare good.safetensors q.safetensors --tolerance 0.1
+expect 0 'a\.weight' "$PARE" compare good.safetensors q.safetensors --per-tensor
+finish

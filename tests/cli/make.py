@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Makes checkpoints for tests/cli, sound and bad, with the standard library alone.
+
+    make.py KIND FILE [VALUE...]
+"""
+import json
+import os
+import random
+import struct
+import sys
+
+
+def floats(count, seed=1):
+    rng = random.Random(seed)
+    return struct.pack(f"<{count}f", *(rng.gauss(0, 0.05) for _ in range(count)))
+
+
+def pack(header, data, pad=True):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    if pad:
+        text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def good(rows=16, cols=64):
+    size = 4 * rows * cols
+    header = {"a.weight": entry("F32", [rows, cols], 0, size),
+              "b.weight": entry("F32", [rows, cols], size, 2 * size)}
+    return header, floats(2 * rows * cols)
+
+
+def write(path, blob):
+    with open(path, "wb") as file:
+        file.write(blob)
+
+
+def make_good(path, rows=16, cols=64):
+    write(path, pack(*good(int(rows), int(cols))))
+
+
+def make_directory(path, *_):
+    """A Hugging Face directory of two shards."""
+    os.makedirs(path)
+    with open(f"{path}/config.json", "w") as file:
+        json.dump({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, file)
+    table = {}
+    for shard in (1, 2):
+        name = f"model-{shard:05}-of-00002.safetensors"
+        key = f"model.layers.{shard - 1}.mlp.up_proj.weight"
+        write(f"{path}/{name}", pack({key: entry("F32", [16, 64], 0, 4096)}, floats(1024, shard)))
+        table[key] = name
+    with open(f"{path}/model.safetensors.index.json", "w") as file:
+        json.dump({"metadata": {"total_size": 8192}, "weight_map": table}, file)
+
+
+def make_truncated(path, size):
+    """The first `size` bytes of a sound file."""
+    write(path, pack(*good())[:int(size)])
+
+
+def make_boundaries(path):
+    """Prints the sizes at which the sound file is worth cutting: around every boundary of its
+    header."""
+    blob = pack(*good())
+    size = struct.unpack("<Q", blob[:8])[0]
+    cuts = {0, 1, 7, 8, 9, 8 + size - 1, 8 + size, 8 + size + 1, len(blob) - 4096 - 1,
+            len(blob) - 4096, len(blob) - 1}
+    text = blob[8:8 + size].decode()
+    cuts.update(8 + i for i, letter in enumerate(text) if letter in '{}[]:,"')
+    print(*sorted(cut for cut in cuts if 0 <= cut < len(blob)))
+
+
+def make_length(path, length):
+    """The header length says `length`."""
+    write(path, struct.pack("<Q", int(length)) + pack(*good())[8:])
+
+
+def make_offsets(path, begin, end):
+    """The second tensor lies at [begin, end)."""
+    header, data = good()
+    header["b.weight"]["data_offsets"] = [int(begin), int(end)]
+    write(path, pack(header, data))
+
+
+def make_header(path, text):
+    """The header is exactly this text."""
+    write(path, pack(text.encode(), floats(2048)))
+
+
+def make_tensor(path, dtype, shape, size):
+    """One tensor of this dtype, shape (JSON) and size in bytes."""
+    header = {"a.weight": entry(dtype, json.loads(shape), 0, int(size))}
+    write(path, pack(header, floats(int(size) // 4 + 1)[:int(size)]))
+
+
+def make_value(path, value, index=700):
+    """A sound file with NaN, Inf … at one element of b.weight."""
+    header, data = good()
+    at = 4096 + 4 * int(index)
+    write(path, pack(header, data[:at] + struct.pack("<f", float(value)) + data[at + 4:]))
+
+
+def make_small(path):
+    """Scalars, empty tensors, a vector beside a matrix."""
+    header = {"a.weight": entry("F32", [16, 64], 0, 4096),
+              "empty.weight": entry("F32", [0, 64], 4096, 4096),
+              "scalar": entry("F32", [], 4096, 4100),
+              "zero_cols.weight": entry("F32", [4, 0], 4100, 4100)}
+    write(path, pack(header, floats(1025)))
+
+
+if __name__ == "__main__":
+    globals()["make_" + sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,255 @@
+/* test_run.c - whole runs on small checkpoints: exact selection, the same bytes whatever the
+ * threads and the memory, runs that were stopped, outputs in the way, weights that are no numbers.
+ */
+#include "test.h"
+
+#include "run_fixture.h"
+
+#include "base/file.h"
+#include "base/half.h"
+
+#include <unistd.h>
+
+/* All values of one tensor as f32; caller frees. */
+static float *values_of(const char *path, int t)
+{
+    pare_store *store = NULL;
+    pare_backend *be = NULL;
+    assert_ok(pare_cpu_create(NULL, &be));
+    assert_ok(pare_store_open(path, &store));
+    int64_t n = shapes[t][0] * shapes[t][1];
+    float *x = malloc((size_t)n * 4);
+    void *scratch = malloc((size_t)pare_store_scratch(store, t, shapes[t][0]) + 1);
+    char *raw = malloc((size_t)n * 4);
+    assert_ok(pare_store_read_values(store, be, t, 0, shapes[t][0], raw, scratch));
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, raw + 2 * i, 2);
+        if (pare_store_entry(store, t)->dtype == PARE_F32)
+            memcpy(&x[i], raw + 4 * i, 4);
+        else
+            x[i] = pare__bf16_to_f32(half);
+    }
+    free(raw);
+    free(scratch);
+    pare_store_close(&store);
+    pare_backend_free(&be);
+    return x;
+}
+
+typedef struct place {
+    uint32_t key;
+    int tensor;
+    int64_t index;
+} place;
+
+static int by_key(const void *a, const void *b)
+{
+    const place *x = a, *y = b;
+    if (x->key != y->key)
+        return x->key < y->key ? -1 : 1;
+    if (x->tensor != y->tensor)
+        return x->tensor - y->tensor;
+    return x->index < y->index ? -1 : 1;
+}
+
+/* Sorts all weights by (|w|, tensor, index) and asks that just the first k are zero and the others
+ * unchanged. */
+static void check_selection(fixture *f, int first, int count, double sparsity)
+{
+    int64_t n = 0, at = 0;
+    float *before[TENSORS], *after[TENSORS];
+    for (int t = first; t < first + count; t++)
+        n += shapes[t][0] * shapes[t][1];
+    place *all = malloc((size_t)n * sizeof *all);
+    for (int t = first; t < first + count; t++) {
+        before[t] = values_of(f->source, t);
+        after[t] = values_of(f->out, t);
+        for (int64_t i = 0; i < shapes[t][0] * shapes[t][1]; i++)
+            all[at++] = (place){pare__f32_bits(before[t][i]) & 0x7fffffffu, t, i};
+    }
+    qsort(all, (size_t)n, sizeof *all, by_key);
+    int64_t k = (int64_t)__builtin_rint(sparsity * (double)n);
+    for (int64_t i = 0; i < n; i++) {
+        float want = i < k ? 0 : before[all[i].tensor][all[i].index];
+        float got = after[all[i].tensor][all[i].index];
+        assert_int_equal(pare__f32_bits(got), pare__f32_bits(want));
+    }
+    for (int t = first; t < first + count; t++) {
+        free(before[t]);
+        free(after[t]);
+    }
+    free(all);
+}
+
+static void selection_is_exact_with_ties_to_the_lower_index(void **state)
+{
+    fixture *f = *state;
+    const pare_dtype dtypes[] = {PARE_F32, PARE_BF16};
+    const double sparsity[] = {0, 0.3, 0.5, 0.999, 1};
+    f->options.overwrite = true;
+    for (int d = 0; d < 2; d++) {
+        unlink(f->source);
+        write_source(f->source, dtypes[d], false);
+        for (int s = 0; s < 5; s++) {
+            char step[120];
+            snprintf(step, sizeof step,
+                     "  - prune: {method: magnitude, sparsity: %g, scope: global}\n", sparsity[s]);
+            use(f, step);
+            assert_ok(run(f));
+            check_selection(f, 0, TENSORS, sparsity[s]);
+            snprintf(step, sizeof step, "  - prune: {sparsity: %g, scope: layer}\n", sparsity[s]);
+            use(f, step);
+            assert_ok(run(f));
+            for (int t = 0; t < TENSORS; t++)
+                check_selection(f, t, 1, sparsity[s]);
+        }
+    }
+}
+
+static const char *const jobs[] = {
+    "  - prune: {sparsity: 0.5}\n  - quantize: {scheme: w4g64z}\n",
+    "  - prune: {pattern: \"2:4\"}\n  - quantize: {scheme: w8t, scale: mse}\n",
+    "  - prune: {method: random, sparsity: 0.7, scope: layer}\n",
+    "  - prune: {pattern: \"block:4x8\", sparsity: 0.5}\n",
+    "  - quantize: {scheme: nf4}\n",
+    "  - quantize: {scheme: fp8}\n",
+};
+
+static void threads_and_memory_do_not_change_a_byte(void **state)
+{
+    fixture *f = *state;
+    const char *const outs[] = {"x.safetensors", "x.h5"};
+    write_source(f->source, PARE_BF16, false);
+    f->options.overwrite = true;
+    for (size_t j = 0; j < sizeof jobs / sizeof *jobs; j++)
+        for (int o = 0; o < 2; o++) {
+            char *first = NULL, *again = NULL;
+            int64_t size, size_again;
+            free(f->out);
+            assert_ok(pare__join(f->folder, outs[o], &f->out));
+            use(f, jobs[j]);
+            f->options.threads = 1;
+            f->options.memory = 0;
+            assert_ok(run(f));
+            assert_ok(pare__file_load(f->out, 1 << 26, &first, &size));
+            f->options.threads = 5;
+            f->options.memory = 64 << 20;
+            assert_ok(run(f));
+            assert_ok(pare__file_load(f->out, 1 << 26, &again, &size_again));
+            assert_int_equal(size, size_again);
+            assert_memory_equal(first, again, (size_t)size);
+            free(first);
+            free(again);
+        }
+}
+
+typedef struct stopper {
+    int after;
+    volatile int cancel;
+} stopper;
+
+static void stop(void *user, const char *phase, double done, double total)
+{
+    (void)phase, (void)done, (void)total;
+    stopper *s = user;
+    if (--s->after <= 0)
+        s->cancel = 1;
+}
+
+static void a_stopped_run_goes_on_and_ends_with_the_same_bytes(void **state)
+{
+    fixture *f = *state;
+    char *whole = NULL, *resumed = NULL;
+    int64_t size, size_resumed;
+    write_source(f->source, PARE_BF16, false);
+    use(f, "  - prune: {sparsity: 0.5}\n  - quantize: {scheme: w4g64}\n");
+    assert_ok(run(f));
+    assert_ok(pare__file_load(f->out, 1 << 26, &whole, &size));
+    unlink(f->out);
+    for (int after = 1, ended = 0; !ended; after++) {
+        stopper s = {.after = after};
+        f->options.cancel = &s.cancel;
+        f->options.progress = (pare_progress){.update = stop, .user = &s};
+        pare_status status = run(f);
+        if (status == PARE_ERR_INTERRUPTED)
+            assert_false(pare__exists(f->out));
+        else
+            assert_ok(status);
+        ended = status == PARE_OK;
+    }
+    assert_ok(pare__file_load(f->out, 1 << 26, &resumed, &size_resumed));
+    assert_int_equal(size, size_resumed);
+    assert_memory_equal(whole, resumed, (size_t)size);
+    free(whole);
+    free(resumed);
+}
+
+static void a_nan_is_named_and_nothing_is_left(void **state)
+{
+    fixture *f = *state;
+    write_source(f->source, PARE_F32, true);
+    for (size_t j = 0; j < sizeof jobs / sizeof *jobs; j++) {
+        char *part = NULL;
+        use(f, jobs[j]);
+        assert_status(run(f), PARE_ERR_DAMAGED);
+        assert_non_null(strstr(pare_last_error(), "b.weight holds NaN at row 1, column 6"));
+        assert_false(pare__exists(f->out));
+        assert_ok(pare__join(f->folder, "out.safetensors.part", &part));
+        assert_false(pare__exists(part));
+        free(part);
+    }
+    use(f, "  - quantize: {scheme: w8, exclude: b.weight}\n");
+    assert_ok(run(f));
+}
+
+static void an_output_in_the_way_is_kept(void **state)
+{
+    fixture *f = *state;
+    char *bytes = NULL;
+    int64_t size;
+    write_source(f->source, PARE_F32, false);
+    use(f, jobs[4]);
+    assert_ok(pare__file_save(f->out, "mine", 4));
+    assert_status(run(f), PARE_ERR_EXISTS);
+    assert_ok(pare__file_load(f->out, 100, &bytes, &size));
+    assert_string_equal(bytes, "mine");
+    free(bytes);
+    f->options.overwrite = true;
+    assert_ok(run(f));
+}
+
+static void a_budget_too_small_says_what_it_needs(void **state)
+{
+    fixture *f = *state;
+    write_source(f->source, PARE_F32, false);
+    use(f, jobs[0]);
+    f->options.memory = 1 << 20;
+    assert_status(run(f), PARE_ERR_MEMORY);
+    assert_non_null(strstr(pare_last_error(), "--memory"));
+}
+
+static void a_step_that_chooses_nothing_is_an_error(void **state)
+{
+    fixture *f = *state;
+    write_source(f->source, PARE_F32, false);
+    use(f, "  - quantize: {scheme: w8, include: \"nothing*\"}\n");
+    assert_status(run(f), PARE_ERR_ARGUMENT);
+    use(f, "  - quantize: {scheme: w8, exclude: \"*\"}\n");
+    assert_status(run(f), PARE_ERR_ARGUMENT);
+}
+
+int main(void)
+{
+#define ONE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        ONE(selection_is_exact_with_ties_to_the_lower_index),
+        ONE(threads_and_memory_do_not_change_a_byte),
+        ONE(a_stopped_run_goes_on_and_ends_with_the_same_bytes),
+        ONE(a_nan_is_named_and_nothing_is_left),
+        ONE(an_output_in_the_way_is_kept),
+        ONE(a_budget_too_small_says_what_it_needs),
+        ONE(a_step_that_chooses_nothing_is_an_error),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,190 @@
+/* cli.h - the program's own words: one table of commands and options, from which parsing, help,
+ * manual and completion are made; and what the commands share. Public headers of the library only.
+ */
+#ifndef PARE_CLI_H
+#define PARE_CLI_H
+
+#include "pare/pare.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* ---- the table (commands.c) ------------------------------------------------------------------ */
+
+enum option_id {
+    OPT_OUTPUT,
+    OPT_METHOD,
+    OPT_SPARSITY,
+    OPT_PATTERN,
+    OPT_SCOPE,
+    OPT_SCHEME,
+    OPT_SCALE,
+    OPT_TO,
+    OPT_MAX_SHARD_SIZE,
+    OPT_STATS,
+    OPT_PER_TENSOR,
+    OPT_TOLERANCE,
+    OPT_INCLUDE,
+    OPT_EXCLUDE,
+    OPT_PLAN,
+    OPT_DEVICE,
+    OPT_THREADS,
+    OPT_MEMORY,
+    OPT_SEED,
+    OPT_JSON,
+    OPT_QUIET,
+    OPT_VERBOSE,
+    OPT_TRACE,
+    OPT_SYNC,
+    OPT_STRICT,
+    OPT_OVERWRITE,
+    OPT_HELP,
+    OPT_VERSION,
+    OPT_MARKDOWN,
+    OPT_MAN,
+    OPT_COMPLETION,
+    OPTIONS
+};
+
+/* What an option's value must be. */
+enum option_kind {
+    KIND_FLAG,
+    KIND_TEXT,
+    KIND_GLOB,     /* a text that may be given many times */
+    KIND_THREADS,  /* 1..4096 */
+    KIND_SEED,     /* 0..2^64-1 */
+    KIND_SIZE,     /* bytes above 0 */
+    KIND_FRACTION, /* 0..1 */
+    KIND_BOUND,    /* a number from 0 up */
+};
+
+struct option_row {
+    const char *name;  /* without the dashes */
+    char letter;       /* 0: none */
+    const char *value; /* what stands for it in help, NULL for a flag */
+    enum option_kind kind;
+    const char *commands; /* names between blanks; NULL: every command; "": the program itself */
+    const char *words;    /* values that completion offers, between blanks; "@" files; NULL */
+    const char *help;     /* what it does, its unit, its default */
+};
+
+extern const struct option_row option_rows[OPTIONS];
+
+/* Options of the manual that are still to come. */
+extern const char *const later_options[];
+
+struct args;
+
+struct command_row {
+    const char *name;
+    const char *operands; /* "A B" */
+    int count;            /* how many there must be */
+    const char *usage;    /* the options that are usually given */
+    const char *summary;
+    const char *text;                    /* paragraphs, separated by empty lines */
+    const char *examples;                /* a line each */
+    int (*run)(const struct args *args); /* the exit code; NULL: not in this version */
+};
+
+extern const struct command_row command_rows[]; /* name NULL ends it */
+
+/* CKPT, OUT, SCHEME …: the words that usage lines are made of. */
+struct word_row {
+    const char *name, *text;
+};
+
+extern const struct word_row word_rows[]; /* name NULL ends it */
+extern const struct word_row exit_rows[]; /* "0" … and what it means */
+
+/* A section of the manual: "## " title, then paragraphs; lines that begin with four blanks are kept
+ * as they are. */
+extern const struct word_row manual_rows[];
+
+/* Whether an option belongs to a command; command NULL: to the program itself. */
+bool option_applies(enum option_id id, const struct command_row *command);
+
+/* ---- arguments (args.c) ---------------------------------------------------------------------- */
+
+struct option_value {
+    bool given;
+    const char *text; /* as typed; the last one counts */
+    int64_t whole;    /* THREADS, SIZE */
+    uint64_t seed;
+    double real; /* FRACTION, BOUND */
+};
+
+struct args {
+    const struct command_row *command; /* NULL if none was named */
+    const char *operand[2];
+    struct option_value value[OPTIONS];
+    pare_choice choice; /* --include, --exclude: pointers into argv */
+};
+
+/* Reads a command line. 0, or an exit code with the sentence in error. Free with args_free either
+ * way. */
+int args_parse(int argc, char **argv, struct args *args, char *error, size_t error_size);
+void args_free(struct args *args);
+
+/* The word of a NULL-terminated list that was probably meant: at most one change in three
+ * characters, a swap of neighbours being one; or NULL. */
+const char *nearest_word(const char *word, const char *const *words);
+
+/* ---- output (output.c) ----------------------------------------------------------------------- */
+
+/* "pare: " and a sentence on stderr; returns code. */
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+int complain(int code, const char *fmt, ...);
+
+/* The library's last failure on stderr (with its trail under --verbose); returns its exit code. */
+int complain_status(const struct args *args, pare_status status);
+
+/* A report on stdout, as text or JSON; 0 or an exit code. */
+int show_report(const struct args *args, const pare_report *report);
+
+/* Flushes stdout; 1 with a sentence if anything could not be written. */
+int close_stdout(void);
+
+/* ---- running (session.c) --------------------------------------------------------------------- */
+
+/* What a command that calls the library holds: options, progress, signals. */
+struct session {
+    pare_run_options options;
+    struct progress *progress;
+};
+
+/* Fills options from the command line, listens to signals. 0 or an exit code. */
+int session_begin(const struct args *args, struct session *session);
+void session_end(struct session *session);
+
+/* ---- the commands (cmd_*.c) ------------------------------------------------------------------ */
+
+int cmd_inspect(const struct args *args);
+int cmd_plan(const struct args *args);
+int cmd_run(const struct args *args);
+int cmd_prune(const struct args *args);
+int cmd_quantize(const struct args *args);
+int cmd_convert(const struct args *args);
+int cmd_compare(const struct args *args);
+int cmd_report(const struct args *args);
+int cmd_devices(const struct args *args);
+
+/* Plans or does a recipe (cmd_run.c), showing the report; takes the recipe over. */
+int do_recipe(const struct args *args, pare_recipe *recipe, bool plan);
+
+/* --include and --exclude added to a choice; false if there is no memory. */
+bool choice_append(pare_choice *choice, const pare_choice *more);
+
+/* ---- the manual (help.c, manual.c, completion.c) --------------------------------------------- */
+
+/* Text for a terminal, of one command or (NULL) of all, to a stream. */
+void print_help(FILE *to, const struct command_row *command);
+void print_markdown(FILE *to);
+void print_man(FILE *to);
+/* False if there is no such shell. */
+bool print_completion(FILE *to, const char *shell);
+
+#endif
