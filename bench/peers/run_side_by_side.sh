@@ -30,9 +30,9 @@ cat "$model" >/dev/null
 # median of the numbers on stdin
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
-# Two medians of RUNS runs of a command that writes $work/out*: its own seconds, and its seconds until
-# the output is on the disk (pare syncs before it ends, the others do not). A Python peer prints its
-# own time, its imports left out.
+# Two medians of RUNS runs of a command that writes $work/out*: its own seconds, and its seconds
+# until the output is on the disk (pare syncs before it ends, the others do not). A Python peer
+# prints its own time, its imports left out.
 measure() {
     local own=() synced=() began ended run
     for ((run = 0; run < RUNS; run++)); do

@@ -22,8 +22,11 @@ typedef struct pare_run_options {
     bool overwrite;     /* replace an output that exists, drop a part of another run */
     pare_log log;
     pare_progress progress;
-    const volatile int
-        *cancel; /* becomes nonzero to stop: PARE_ERR_INTERRUPTED, the same call continues */
+    /* becomes nonzero to stop: PARE_ERR_INTERRUPTED, the same call continues */
+    const volatile int *cancel;
+    /* inspect and compare: look only at tensors of these names, whatever their role; empty: at all
+     */
+    pare_choice look;
 } pare_run_options;
 
 /* What a run will read, write, need and take; nothing is written. Fails as pare_run would before
@@ -32,9 +35,8 @@ pare_status pare_plan(const pare_recipe *recipe, const pare_run_options *options
                       pare_report **report);
 
 /* Does it: recipe->model → recipe->output. Continues a run that was cut. The report is also saved
- * as
- * "<output>.report.json". A recipe without prune and quantize steps is a conversion: every value is
- * then read back and compared. */
+ * as "<output>.report.json". A recipe without prune and quantize steps is a conversion: every value
+ * is then read back and compared. */
 pare_status pare_run(const pare_recipe *recipe, const pare_run_options *options,
                      pare_report **report);
 

@@ -31,6 +31,9 @@ static pare_status next_event(struct reader *r, yaml_event_t *event)
     PARE_REQUIRE(p->error != YAML_MEMORY_ERROR, PARE_ERR_MEMORY, "no memory for the YAML of %s",
                  r->what);
     const char *problem = p->problem != NULL ? p->problem : "this is no YAML";
+    /* what people try who leave a glob without quotes */
+    if (p->context != NULL && strstr(p->context, "scanning an a") != NULL)
+        problem = "a text that begins with * or & needs quotes";
     /* an encoding error comes before there are marks: the reader's own position is the nearest */
     if (p->error == YAML_READER_ERROR)
         return refuse(r, p->mark, problem);
@@ -123,7 +126,7 @@ static const yaml_char_t *tag_of(const yaml_event_t *event)
 static pare_status read_node(struct reader *r, yaml_event_t *event, int depth, pare__yaml **node)
 {
     if (event->type == YAML_ALIAS_EVENT)
-        return refuse(r, event->start_mark, "aliases (*name) are not taken: write the value out");
+        return refuse(r, event->start_mark, "aliases (*name) are not taken: put a glob in quotes");
     if (tag_of(event) != NULL)
         return refuse(r, event->start_mark, "tags (!name) are not taken: leave it out");
     if (depth > DEPTH_LIMIT)

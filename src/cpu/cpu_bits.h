@@ -21,6 +21,19 @@ CPU_INLINE void cpu_bits_from_flags(const uint8_t *restrict flag, uint8_t *restr
     }
 }
 
+/* The inverse: eight flags for each of count bytes of bits. */
+CPU_INLINE void cpu_flags_from_bits(const uint8_t *restrict bits, uint8_t *restrict flag,
+                                    int64_t count)
+{
+    for (int64_t j = 0; j < count; j++) {
+        uint64_t x = bits[j];
+        x = (x | x << 28) & 0x0000000f0000000fu;
+        x = (x | x << 14) & 0x0003000300030003u;
+        x = (x | x << 7) & 0x0101010101010101u;
+        memcpy(flag + 8 * j, &x, 8);
+    }
+}
+
 /* Ones among the first cols bits of a row of a mask. */
 static inline int64_t cpu_count_ones(const uint8_t *row, int64_t cols)
 {

@@ -44,18 +44,6 @@ static inline int64_t cpu_ceil_div(int64_t a, int64_t b)
     return a / b + (a % b != 0);
 }
 
-/* The lanes of a lane sum as one number. */
-CPU_INLINE double cpu_tree(const double lane[CPU_LANES])
-{
-    double sum[CPU_LANES / 2];
-    for (int l = 0; l < CPU_LANES / 2; l++)
-        sum[l] = lane[l] + lane[l + CPU_LANES / 2];
-    for (int half = CPU_LANES / 4; half > 0; half /= 2)
-        for (int l = 0; l < half; l++)
-            sum[l] += sum[l + half];
-    return sum[0];
-}
-
 /* Runs run(user, first, last) over 0..count-1 in parts that begin at multiples of grain, one part
  * for each of the backend's threads. A part must not depend on the others: then results do not
  * depend on the number of threads. */

@@ -1,5 +1,6 @@
 /* cpu_mask.c - masks from keys: by threshold, N:M, from blocks, from what is not zero. */
 #include "cpu_bits.h"
+#include "cpu_lanes.h"
 
 #define TILE 64 /* columns: one 64-bit word of a mask */
 
@@ -97,67 +98,99 @@ pare_status PARE_CPU(pare_cpu_mask_select)(pare_backend *be, const pare_mask_sel
 
 /* ---- N:M ------------------------------------------------------------------------------------- */
 
-#define GROUPS 16 /* groups of m that are ranked side by side */
-#define MAX_M 256
+/* An element is kept if it beats at least m - n others of its group; of two equals the later one
+ * wins. Groups are ranked in batches of a multiple of 8, so that their bits are whole bytes. */
 
-/* GROUPS groups of m keys each to GROUPS · m flags. An element is kept if it beats at least m - n
- * of its group, where of two equals the later one wins. */
-CPU_INLINE void rank_groups(const uint32_t *restrict x, int n, int m, uint8_t *restrict flag)
+#define FOURS 256
+
+/* Four columns to four bits. */
+static void rank_fours(const uint32_t *restrict x, int64_t groups, int n, uint8_t *restrict nibble)
 {
-    int32_t key[MAX_M][GROUPS], wins[MAX_M][GROUPS];
-    for (int i = 0; i < m; i++)
-        for (int g = 0; g < GROUPS; g++) {
-            key[i][g] = (int32_t)(x[g * m + i] & CPU_KEY_MASK);
-            wins[i][g] = 0;
-        }
-    for (int i = 0; i < m; i++)
-        for (int j = i + 1; j < m; j++)
-            for (int g = 0; g < GROUPS; g++) {
-                int32_t earlier = key[i][g] > key[j][g];
-                wins[i][g] += earlier;
-                wins[j][g] += 1 - earlier;
-            }
-    for (int i = 0; i < m; i++)
-        for (int g = 0; g < GROUPS; g++)
-            flag[g * m + i] = wins[i][g] >= m - n;
+    const int32_t least = 4 - n;
+    for (int64_t g = 0; g < groups; g++) {
+        int32_t a = (int32_t)(x[4 * g] & CPU_KEY_MASK), b = (int32_t)(x[4 * g + 1] & CPU_KEY_MASK);
+        int32_t c = (int32_t)(x[4 * g + 2] & CPU_KEY_MASK);
+        int32_t d = (int32_t)(x[4 * g + 3] & CPU_KEY_MASK);
+        int32_t ab = a > b, ac = a > c, ad = a > d, bc = b > c, bd = b > d, cd = c > d;
+        int32_t keep_a = ab + ac + ad >= least, keep_b = 1 - ab + bc + bd >= least;
+        int32_t keep_c = 2 - ac - bc + cd >= least, keep_d = 3 - ad - bd - cd >= least;
+        nibble[g] = (uint8_t)(keep_a | keep_b << 1 | keep_c << 2 | keep_d << 3);
+    }
 }
 
-static void rank_any(const uint32_t *x, int n, int m, uint8_t *flag)
+static void nm_row_of_4(const uint32_t *x, int64_t cols, int n, uint8_t *mask)
 {
-    switch (m) {
-    case 4:
-        rank_groups(x, n, 4, flag);
-        break;
-    case 8:
-        rank_groups(x, n, 8, flag);
-        break;
-    default:
-        rank_groups(x, n, m, flag);
+    uint8_t nibble[FOURS + 1];
+    for (int64_t at = 0; at < cols; at += FOURS * 4) {
+        int64_t groups = cpu_min(FOURS, (cols - at) / 4);
+        rank_fours(x + at, groups, n, nibble);
+        nibble[groups] = 0;
+        for (int64_t j = 0; j < cpu_ceil_div(groups, 2); j++)
+            mask[at / 8 + j] = (uint8_t)(nibble[2 * j] | nibble[2 * j + 1] << 4);
+    }
+}
+
+#define MAX_M 256
+#define RINGS 32
+
+/* Groups of m columns to as many flags. Each key is compared with the m - 1 behind it in a ring:
+ * the second time round every key is one less, so that it loses to an equal one that comes later.
+ * All rings are laid out before the first is read: a vector that was just stored in parts loads
+ * slowly. Vectors may reach behind a group; what they find there comes to nothing, and what they
+ * write there is overwritten. */
+CPU_INLINE void rank_rings(const uint32_t *restrict x, size_t groups, int n, int m,
+                           uint8_t *restrict flag)
+{
+    const size_t M = (size_t)m;
+    int32_t rings[RINGS * 2 * MAX_M + CPU_I32_STEP];
+    for (size_t g = 0; g < groups; g++)
+        for (size_t i = 0; i < M; i++) {
+            int32_t key = (int32_t)(x[g * M + i] & CPU_KEY_MASK);
+            rings[2 * g * M + i] = key;
+            rings[2 * g * M + M + i] = key - 1;
+        }
+    memset(rings + 2 * groups * M, 0, CPU_I32_STEP * sizeof *rings);
+    for (size_t g = 0; g < groups; g++)
+        for (size_t i = 0; i < M; i += CPU_I32_STEP) {
+            const int32_t *ring = rings + 2 * g * M + i;
+            cpu_i32s key, other, wins = (cpu_i32s){0} + (n - m);
+            memcpy(&key, ring, sizeof key);
+            for (size_t r = 1; r < M; r++) {
+                memcpy(&other, ring + r, sizeof other);
+                wins -= key > other;
+            }
+            cpu_i8s kept = __builtin_convertvector(wins >= 0, cpu_i8s) & 1;
+            memcpy(flag + g * M + i, &kept, sizeof kept);
+        }
+}
+
+static void nm_row(const uint32_t *x, int64_t cols, int n, int m, uint8_t *mask)
+{
+    uint8_t flag[RINGS * MAX_M + CPU_VECTOR];
+    for (int64_t at = 0; at < cols; at += RINGS * m) {
+        size_t groups = (size_t)cpu_min(RINGS, (cols - at) / m), columns = groups * (size_t)m;
+        if (m == 8) /* the usual widths as constants */
+            rank_rings(x + at, groups, n, 8, flag);
+        else if (m == 16)
+            rank_rings(x + at, groups, n, 16, flag);
+        else
+            rank_rings(x + at, groups, n, m, flag);
+        memset(flag + columns, 0, 8);
+        cpu_bits_from_flags(flag, mask + at / 8, cpu_ceil_div((int64_t)columns, 8));
     }
 }
 
 static void nm_part(const void *user, int64_t first, int64_t last)
 {
     const pare_mask_nm_args *a = user;
-    int64_t cols = a->x.shape[1], bytes = a->mask.shape[1], step = (int64_t)GROUPS * a->m;
-    uint32_t buffer[GROUPS * MAX_M];
-    uint8_t flag[GROUPS * MAX_M];
+    int64_t cols = a->x.shape[1], bytes = a->mask.shape[1];
     for (int64_t r = first; r < last; r++) {
-        const uint32_t *row = (const uint32_t *)a->x.data + r * cols;
+        const uint32_t *x = (const uint32_t *)a->x.data + r * cols;
         uint8_t *mask = (uint8_t *)a->mask.data + r * bytes;
-        int64_t at = 0;
-        for (; at + step <= cols; at += step) { /* step columns are 2·m whole bytes */
-            rank_any(row + at, a->n, a->m, flag);
-            cpu_bits_from_flags(flag, mask + at / 8, step / 8);
-        }
-        if (at == cols)
-            continue;
-        size_t left = (size_t)(cols - at);
-        memset(buffer, 0, (size_t)step * sizeof *buffer);
-        memcpy(buffer, row + at, left * sizeof *buffer);
-        rank_any(buffer, a->n, a->m, flag);
-        memset(flag + left, 0, (size_t)step - left);
-        cpu_bits_from_flags(flag, mask + at / 8, bytes - at / 8);
+        if (a->m == 4)
+            nm_row_of_4(x, cols, a->n, mask);
+        else
+            nm_row(x, cols, a->n, a->m, mask);
     }
 }
 

@@ -4,44 +4,23 @@
 
 /* ---- apply ----------------------------------------------------------------------------------- */
 
-#define STEP 16 /* columns at once */
-
-CPU_INLINE void apply_32(uint32_t *restrict x, uint32_t bits)
-{
-    static const uint32_t bit[STEP] = {1u << 0,  1u << 1,  1u << 2,  1u << 3, 1u << 4,  1u << 5,
-                                       1u << 6,  1u << 7,  1u << 8,  1u << 9, 1u << 10, 1u << 11,
-                                       1u << 12, 1u << 13, 1u << 14, 1u << 15};
-    for (int l = 0; l < STEP; l++)
-        x[l] = (bits & bit[l]) == bit[l] ? x[l] : 0;
-}
-
-CPU_INLINE void apply_16(uint16_t *restrict x, uint16_t bits)
-{
-    static const uint16_t bit[STEP] = {1u << 0,  1u << 1,  1u << 2,  1u << 3, 1u << 4,  1u << 5,
-                                       1u << 6,  1u << 7,  1u << 8,  1u << 9, 1u << 10, 1u << 11,
-                                       1u << 12, 1u << 13, 1u << 14, 1u << 15};
-    for (int l = 0; l < STEP; l++)
-        x[l] = (uint16_t)(bits & bit[l]) == bit[l] ? x[l] : 0;
-}
+#define TILE 512 /* columns */
 
 static void apply_row(void *row, pare_dtype dtype, const uint8_t *mask, int64_t cols)
 {
-    uint32_t *x = row;
-    uint16_t *h = row;
-    int64_t at = 0;
-    if (dtype == PARE_F32)
-        for (; at + STEP <= cols; at += STEP)
-            apply_32(x + at, mask[at / 8] | (uint32_t)mask[at / 8 + 1] << 8);
-    else
-        for (; at + STEP <= cols; at += STEP)
-            apply_16(h + at, (uint16_t)(mask[at / 8] | mask[at / 8 + 1] << 8));
-    for (; at < cols; at++) {
-        if (mask[at / 8] >> at % 8 & 1)
-            continue;
-        if (dtype == PARE_F32)
-            x[at] = 0;
-        else
-            h[at] = 0;
+    uint8_t flag[TILE];
+    for (int64_t at = 0; at < cols; at += TILE) {
+        int64_t n = cpu_min(TILE, cols - at);
+        cpu_flags_from_bits(mask + at / 8, flag, cpu_ceil_div(n, 8));
+        if (dtype == PARE_F32) {
+            uint32_t *restrict x = (uint32_t *)row + at;
+            for (int64_t i = 0; i < n; i++)
+                x[i] &= (uint32_t)(-(int32_t)flag[i]);
+        } else {
+            uint16_t *restrict x = (uint16_t *)row + at;
+            for (int64_t i = 0; i < n; i++)
+                x[i] &= (uint16_t)(-(int16_t)flag[i]);
+        }
     }
 }
 
@@ -157,7 +136,7 @@ pare_status PARE_CPU(pare_cpu_mask_compact)(pare_backend *be, const pare_mask_co
             if (c + 8 <= cols && at + 8 <= room) {                                                 \
                 for (int i = 0; i < 8; i++) {                                                      \
                     unsigned bit = bits >> i & 1;                                                  \
-                    x[c + i] = (type)(bit ? values[at] : 0);                                       \
+                    x[c + i] = (type)(values[at] & (0u - bit));                                    \
                     at += bit;                                                                     \
                 }                                                                                  \
                 continue;                                                                          \

@@ -3,7 +3,7 @@
  * A tile without NaN and Inf takes vectorised loops; another goes one by one. Sums have one order,
  * so a single thread does them. Bound by memory (f32) or by the conversion to f64.
  */
-#include "cpu_impl.h"
+#include "cpu_lanes.h"
 
 #include <math.h>
 
@@ -41,44 +41,49 @@ static int32_t largest(const float *x, int64_t n)
 
 typedef struct stats_state {
     int32_t min, max, absmax; /* ordered; absmax as bits */
-    double sum[CPU_LANES], squares[CPU_LANES];
+    cpu_lanes sum, squares;
 } stats_state;
 
-static void stats_finite(stats_state *s, pare_stats_result *r, const float *x, int64_t n)
+/* Sixteen finite numbers. */
+CPU_INLINE void stats_add(stats_state *s, const float *x)
 {
-    int32_t min = s->min, max = s->max, zeros = 0;
+    for (int p = 0; p < CPU_STEPS; p++) {
+        cpu_f64s v = cpu_load_f64s(x, p);
+        s->sum.part[p] += v;
+        s->squares.part[p] += v * v;
+    }
+}
+
+/* A tile without NaN and Inf; returns how many zeros it has. */
+static int64_t stats_finite(stats_state *state, const float *x, int64_t n)
+{
+    stats_state s = *state;
+    float rest[CPU_LANES];
+    int32_t zeros = 0, min = s.min, max = s.max;
     for (int64_t i = 0; i < n; i++) {
         int32_t u = to_ordered(x[i]);
         min = u < min ? u : min;
         max = u > max ? u : max;
-        zeros += x[i] == 0.0f;
+        zeros += abs_bits(x[i]) == 0;
     }
-    s->min = min;
-    s->max = max;
-    r->zeros += zeros;
-    double sum[CPU_LANES], squares[CPU_LANES];
-    memcpy(sum, s->sum, sizeof sum);
-    memcpy(squares, s->squares, sizeof squares);
+    s.min = min;
+    s.max = max;
     int64_t i = 0;
     for (; i + CPU_LANES <= n; i += CPU_LANES)
-        for (int l = 0; l < CPU_LANES; l++) {
-            double v = (double)x[i + l];
-            sum[l] += v;
-            squares[l] += v * v;
-        }
-    for (int l = 0; i + l < n; l++) {
-        double v = (double)x[i + l];
-        sum[l] += v;
-        squares[l] += v * v;
-    }
-    memcpy(s->sum, sum, sizeof sum);
-    memcpy(s->squares, squares, sizeof squares);
+        stats_add(&s, x + i);
+    if (i < n)
+        stats_add(&s, cpu_pad_lanes(x + i, n - i, rest));
+    *state = s;
+    return zeros;
 }
 
+/* Any tile: what is not finite is counted and then taken as +0, which no sum notices. */
 static void stats_any(stats_state *s, pare_stats_result *r, const float *x, int64_t n, int64_t at)
 {
+    float finite[TILE];
     for (int64_t i = 0; i < n; i++) {
         int32_t u = to_ordered(x[i]), a = abs_bits(x[i]);
+        finite[i] = a < INF_BITS ? x[i] : 0.0f;
         if (a >= INF_BITS) {
             r->nans += a > INF_BITS;
             r->infs += a == INF_BITS;
@@ -90,9 +95,11 @@ static void stats_any(stats_state *s, pare_stats_result *r, const float *x, int6
         s->min = u < s->min ? u : s->min;
         s->max = u > s->max ? u : s->max;
         s->absmax = a > s->absmax ? a : s->absmax;
-        s->sum[i % CPU_LANES] += (double)x[i];
-        s->squares[i % CPU_LANES] += (double)x[i] * (double)x[i];
     }
+    stats_state sums = *s; /* of these, only the sums are wanted */
+    stats_finite(&sums, finite, n);
+    s->sum = sums.sum;
+    s->squares = sums.squares;
 }
 
 pare_status PARE_CPU(pare_cpu_stats)(pare_backend *be, const pare_stats_args *args)
@@ -107,7 +114,7 @@ pare_status PARE_CPU(pare_cpu_stats)(pare_backend *be, const pare_stats_args *ar
         int32_t top = largest(x, n);
         if (top < INF_BITS) {
             s.absmax = top > s.absmax ? top : s.absmax;
-            stats_finite(&s, &r, x, n);
+            r.zeros += stats_finite(&s, x, n);
         } else {
             stats_any(&s, &r, x, n, i);
         }
@@ -117,8 +124,8 @@ pare_status PARE_CPU(pare_cpu_stats)(pare_backend *be, const pare_stats_args *ar
         r.max = from_ordered(s.max);
         r.absmax = from_ordered(s.absmax);
     }
-    r.sum = cpu_tree(s.sum);
-    r.sum_squares = cpu_tree(s.squares);
+    r.sum = cpu_tree(&s.sum);
+    r.sum_squares = cpu_tree(&s.squares);
     *args->result = r;
     return PARE_OK;
 }
@@ -126,48 +133,71 @@ pare_status PARE_CPU(pare_cpu_stats)(pare_backend *be, const pare_stats_args *ar
 /* ---- diff ------------------------------------------------------------------------------------ */
 
 typedef struct diff_state {
-    double aa[CPU_LANES], bb[CPU_LANES], ab[CPU_LANES], dd[CPU_LANES], max[CPU_LANES];
+    cpu_lanes aa, bb, ab, dd;
+    double max;
 } diff_state;
 
-/* One pair of finite numbers into lane l. */
-CPU_INLINE void diff_pair(diff_state *s, int l, float a, float b)
+/* Sixteen pairs of finite numbers. */
+CPU_INLINE void diff_add(diff_state *s, const float *a, const float *b)
 {
-    double u = (double)a, v = (double)b, d = u - v, m = fabs(d);
-    s->aa[l] += u * u;
-    s->bb[l] += v * v;
-    s->ab[l] += u * v;
-    s->dd[l] += d * d;
-    s->max[l] = m > s->max[l] ? m : s->max[l];
+    for (int p = 0; p < CPU_STEPS; p++) {
+        cpu_f64s u = cpu_load_f64s(a, p), v = cpu_load_f64s(b, p), d = u - v;
+        s->aa.part[p] += u * u;
+        s->bb.part[p] += v * v;
+        s->ab.part[p] += u * v;
+        s->dd.part[p] += d * d;
+    }
+}
+
+/* The greatest |a - b| of finite numbers, in f64: as integers, positive doubles keep their order.
+ */
+static double largest_gap(const float *a, const float *b, int64_t n)
+{
+    int64_t top = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        int64_t u;
+        memcpy(&u, &d, sizeof u);
+        top = u > top ? u : top;
+    }
+    double gap;
+    memcpy(&gap, &top, sizeof gap);
+    return gap;
 }
 
 static int64_t diff_finite(diff_state *state, const float *a, const float *b, int64_t n)
 {
     diff_state s = *state;
+    float rest_a[CPU_LANES], rest_b[CPU_LANES];
     int32_t differing = 0;
     for (int64_t i = 0; i < n; i++)
         differing += a[i] != b[i];
+    double gap = differing > 0 ? largest_gap(a, b, n) : 0;
+    s.max = gap > s.max ? gap : s.max;
     int64_t i = 0;
     for (; i + CPU_LANES <= n; i += CPU_LANES)
-        for (int l = 0; l < CPU_LANES; l++)
-            diff_pair(&s, l, a[i + l], b[i + l]);
-    for (int l = 0; i + l < n; l++)
-        diff_pair(&s, l, a[i + l], b[i + l]);
+        diff_add(&s, a + i, b + i);
+    if (i < n)
+        diff_add(&s, cpu_pad_lanes(a + i, n - i, rest_a), cpu_pad_lanes(b + i, n - i, rest_b));
     *state = s;
     return differing;
 }
 
+/* Pairs that are not both finite are judged here and then taken as two zeros. */
 static int64_t diff_any(diff_state *s, const float *a, const float *b, int64_t n)
 {
+    float x[TILE], y[TILE];
     int64_t differing = 0;
     for (int64_t i = 0; i < n; i++) {
-        bool same = a[i] == b[i] || (isnan(a[i]) && isnan(b[i]));
-        differing += !same;
-        if (isfinite(a[i]) && isfinite(b[i]))
-            diff_pair(s, (int)(i % CPU_LANES), a[i], b[i]);
-        else if (!same)
-            s->max[0] = (double)INFINITY;
+        bool finite = isfinite(a[i]) && isfinite(b[i]);
+        x[i] = finite ? a[i] : 0.0f;
+        y[i] = finite ? b[i] : 0.0f;
+        if (finite || a[i] == b[i] || (isnan(a[i]) && isnan(b[i])))
+            continue;
+        differing++;
+        s->max = (double)INFINITY;
     }
-    return differing;
+    return differing + diff_finite(s, x, y, n);
 }
 
 pare_status PARE_CPU(pare_cpu_diff)(pare_backend *be, const pare_diff_args *args)
@@ -183,12 +213,11 @@ pare_status PARE_CPU(pare_cpu_diff)(pare_backend *be, const pare_diff_args *args
         else
             r.differing += diff_any(&s, a + i, b + i, n);
     }
-    for (int l = 0; l < CPU_LANES; l++)
-        r.max_abs = s.max[l] > r.max_abs ? s.max[l] : r.max_abs;
-    r.sum_aa = cpu_tree(s.aa);
-    r.sum_bb = cpu_tree(s.bb);
-    r.sum_ab = cpu_tree(s.ab);
-    r.sum_dd = cpu_tree(s.dd);
+    r.max_abs = s.max;
+    r.sum_aa = cpu_tree(&s.aa);
+    r.sum_bb = cpu_tree(&s.bb);
+    r.sum_ab = cpu_tree(&s.ab);
+    r.sum_dd = cpu_tree(&s.dd);
     *args->result = r;
     return PARE_OK;
 }

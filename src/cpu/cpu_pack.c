@@ -6,33 +6,31 @@
 
 /* ---- dense stream, b bits -------------------------------------------------------------------- */
 
-/* Fields of `width` bits at the bottom of every 2·`apart` bits, and those just above them. */
-CPU_INLINE uint64_t fields(int width, int apart)
+/* Two neighbouring fields of `width` bits in every 2·apart bits: closed up, and opened again.
+ * `every` has a 1 where such a pair begins. */
+CPU_INLINE uint64_t close_up(uint64_t x, int width, int apart, uint64_t every)
 {
-    uint64_t ones = (UINT64_C(1) << width) - 1;
-    return apart == 32   ? ones
-           : apart == 16 ? ones * 0x0000000100000001u
-                         : ones * 0x0001000100010001u;
+    uint64_t low = ((UINT64_C(1) << width) - 1) * every;
+    return (x & low) | (x >> (apart - width) & low << width);
+}
+CPU_INLINE uint64_t open_up(uint64_t x, int width, int apart, uint64_t every)
+{
+    uint64_t low = ((UINT64_C(1) << width) - 1) * every;
+    return (x & low) | (x & low << width) << (apart - width);
 }
 
-/* Eight bytes of b < 8 bits each, closed up to 8·b bits: pairs, then fours, then all. */
+/* Eight bytes of b < 8 bits each to 8·b bits: pairs, then fours, then all; and back. */
 CPU_INLINE uint64_t squeeze(uint64_t x, int b)
 {
-    for (int k = 1; k <= 4; k *= 2) {
-        uint64_t low = fields(k * b, 8 * k);
-        x = (x & low) | (x >> k * (8 - b) & low << k * b);
-    }
-    return x;
+    x = close_up(x, b, 8, 0x0001000100010001u);
+    x = close_up(x, 2 * b, 16, 0x0000000100000001u);
+    return close_up(x, 4 * b, 32, 1);
 }
-
-/* The inverse. */
 CPU_INLINE uint64_t spread(uint64_t x, int b)
 {
-    for (int k = 4; k >= 1; k /= 2) {
-        uint64_t low = fields(k * b, 8 * k);
-        x = (x & low) | (x & low << k * b) << k * (8 - b);
-    }
-    return x;
+    x = open_up(x, 4 * b, 32, 1);
+    x = open_up(x, 2 * b, 16, 0x0000000100000001u);
+    return open_up(x, b, 8, 0x0001000100010001u);
 }
 
 /* The last codes of a row, fewer than eight, into `room` bytes, of which what is over becomes 0. */
@@ -54,29 +52,49 @@ static void unpack_tail(const uint8_t *in, int64_t room, int b, int8_t *codes, i
         codes[i] = (int8_t)((int)(x >> i * b & ((1u << b) - 1)) - (1 << (b - 1)));
 }
 
+#define BATCH                                                                                      \
+    64 /* groups: the arithmetic is vectorised over them, the moves of b bytes are not             \
+        */
+
+/* Groups of eight codes, b bytes each. Where there is room behind, eight bytes are stored: what is
+ * over is zero, and overwritten by the next. */
 CPU_INLINE void pack_groups(const int8_t *restrict codes, int64_t groups, int b,
                             uint8_t *restrict out)
 {
     const uint64_t offset = (UINT64_C(1) << (b - 1)) * 0x0101010101010101u;
-    for (int64_t g = 0; g < groups; g++) {
-        uint64_t x;
-        memcpy(&x, codes + 8 * g, 8);
-        x = squeeze(x ^ offset, b); /* modulo 2^b, adding 2^(b-1) flips the top bit */
-        memcpy(out + b * g, &x, (size_t)b);
+    for (int64_t g = 0; g < groups; g += BATCH) {
+        int64_t n = cpu_min(BATCH, groups - g), i = 0;
+        uint64_t x[BATCH];
+        memcpy(x, codes + 8 * g, (size_t)n * 8);
+        for (int64_t j = 0; j < n; j++)
+            x[j] = squeeze(x[j] ^ offset, b); /* modulo 2^b, adding 2^(b-1) flips the top bit */
+        for (; i < n && (groups - g - i) * b >= 8; i++)
+            memcpy(out + b * (g + i), &x[i], 8);
+        for (; i < n; i++)
+            memcpy(out + b * (g + i), &x[i], (size_t)b);
     }
+}
+
+/* Subtracts 2^(b-1) from each byte; the top bits, lent for the time, keep borrows apart. */
+CPU_INLINE uint64_t center(uint64_t x, int b)
+{
+    const uint64_t top = 0x8080808080808080u, half = (UINT64_C(1) << (b - 1)) * 0x0101010101010101u;
+    return ((x | top) - half) ^ top;
 }
 
 CPU_INLINE void unpack_groups(const uint8_t *restrict in, int64_t groups, int b,
                               int8_t *restrict codes)
 {
-    for (int64_t g = 0; g < groups; g++) {
-        uint64_t x = 0;
-        uint8_t u[8];
-        memcpy(&x, in + b * g, (size_t)b);
-        x = spread(x, b);
-        memcpy(u, &x, 8);
-        for (int i = 0; i < 8; i++)
-            codes[8 * g + i] = (int8_t)(u[i] - (1 << (b - 1)));
+    for (int64_t g = 0; g < groups; g += BATCH) {
+        int64_t n = cpu_min(BATCH, groups - g), i = 0;
+        uint64_t x[BATCH] = {0};
+        for (; i < n && (groups - g - i) * b >= 8; i++)
+            memcpy(&x[i], in + b * (g + i), 8);
+        for (; i < n; i++)
+            memcpy(&x[i], in + b * (g + i), (size_t)b);
+        for (int64_t j = 0; j < n; j++)
+            x[j] = center(spread(x[j], b), b);
+        memcpy(codes + 8 * g, x, (size_t)n * 8);
     }
 }
 
@@ -182,28 +200,60 @@ static void unpack_stream(const uint8_t *in, int64_t bytes, int b, int8_t *codes
 
 /* ---- whole words ----------------------------------------------------------------------------- */
 
-static void pack_aligned(const int8_t *codes, int64_t cols, int b, uint8_t *out)
+CPU_INLINE void pack_words(const int8_t *restrict codes, int64_t cols, int b, uint8_t *restrict out)
 {
-    int64_t a_word = 32 / b;
+    const int a_word = 32 / b;
     for (int64_t i = 0; i < cols; i += a_word, out += 4) {
-        int64_t n = cpu_min(a_word, cols - i);
+        int8_t word[32] = {0};
+        const int8_t *from = codes + i;
         uint32_t x = 0;
-        for (int64_t j = 0; j < n; j++)
-            x |= (((uint32_t)(uint8_t)codes[i + j] + (1u << (b - 1))) & ((1u << b) - 1)) << j * b;
+        if (i + a_word > cols) { /* u of what is missing is 0 */
+            memset(word, -(1 << (b - 1)), sizeof word);
+            memcpy(word, codes + i, (size_t)(cols - i));
+            from = word;
+        }
+        for (int j = 0; j < a_word; j++)
+            x |= (((uint32_t)(uint8_t)from[j] + (1u << (b - 1))) & ((1u << b) - 1)) << j * b;
         memcpy(out, &x, 4);
     }
 }
 
-static void unpack_aligned(const uint8_t *in, int b, int8_t *codes, int64_t cols)
+CPU_INLINE void unpack_words(const uint8_t *restrict in, int b, int8_t *restrict codes,
+                             int64_t cols)
 {
-    int64_t a_word = 32 / b;
+    const int a_word = 32 / b;
     for (int64_t i = 0; i < cols; i += a_word, in += 4) {
-        int64_t n = cpu_min(a_word, cols - i);
+        int8_t word[32];
         uint32_t x;
         memcpy(&x, in, 4);
-        for (int64_t j = 0; j < n; j++)
-            codes[i + j] = (int8_t)((int)(x >> j * b & ((1u << b) - 1)) - (1 << (b - 1)));
+        for (int j = 0; j < a_word; j++)
+            word[j] = (int8_t)((int)(x >> j * b & ((1u << b) - 1)) - (1 << (b - 1)));
+        if (i + a_word <= cols)
+            memcpy(codes + i, word, (size_t)a_word);
+        else
+            memcpy(codes + i, word, (size_t)(cols - i));
     }
+}
+
+/* The widths that leave bits unused: the others are dense streams. */
+static void pack_aligned(const int8_t *codes, int64_t cols, int b, uint8_t *out)
+{
+    if (b == 3)
+        pack_words(codes, cols, 3, out);
+    else if (b == 5)
+        pack_words(codes, cols, 5, out);
+    else
+        pack_words(codes, cols, b, out);
+}
+
+static void unpack_aligned(const uint8_t *in, int b, int8_t *codes, int64_t cols)
+{
+    if (b == 3)
+        unpack_words(in, 3, codes, cols);
+    else if (b == 5)
+        unpack_words(in, 5, codes, cols);
+    else
+        unpack_words(in, b, codes, cols);
 }
 
 /* ---- nibbles --------------------------------------------------------------------------------- */

@@ -9,24 +9,35 @@
 #define TILE CPU_QUANT_TILE
 #define ROOM (TILE + CPU_LANES) /* laying out writes whole vectors */
 
-/* Row r of the scales or zero points, in blocks of block_cols, for the columns [at, at + n). */
-#define SPREAD(name, type)                                                                         \
+/* What lies behind one block's scale or zero point in each of its columns. */
+CPU_INLINE float as_scale(float s)
+{
+    return s;
+}
+CPU_INLINE float as_zero(int8_t z)
+{
+    return (float)z;
+}
+
+/* out[i] = value(block of column at + i) for the columns [at, at + n). */
+#define SPREAD(name, type, value)                                                                  \
     static void name(const type *restrict per_block, int64_t block_cols, int64_t at, int64_t n,    \
                      float *restrict out)                                                          \
     {                                                                                              \
         const type *from = per_block + at / block_cols;                                            \
         int64_t run = block_cols - at % block_cols;                                                \
         for (int64_t i = 0; i < n; from++, run = block_cols) {                                     \
-            float value = (float)*from;                                                            \
+            float x = value(*from);                                                                \
             int64_t end = cpu_min(n, i + cpu_min(run, n));                                         \
             for (int64_t j = i; j < end; j += CPU_LANES)                                           \
                 for (int l = 0; l < CPU_LANES; l++)                                                \
-                    out[j + l] = value;                                                            \
+                    out[j + l] = x;                                                                \
             i = end;                                                                               \
         }                                                                                          \
     }
-SPREAD(spread_f32, float)
-SPREAD(spread_i8, int8_t)
+SPREAD(spread_scales, float, as_scale)
+SPREAD(spread_reciprocals, float, cpu_reciprocal)
+SPREAD(spread_zeros, int8_t, as_zero)
 
 /* ---- quantize -------------------------------------------------------------------------------- */
 
@@ -47,21 +58,6 @@ CPU_INLINE int32_t int_codes(const float *restrict w, const float *restrict by,
         codes[i] = (int8_t)pare__f32_bits(shifted); /* its low byte is the rounded integer */
     }
     return worst;
-}
-
-static void int_tile(const float *w, const float *scale, const float *zero, cpu_grid grid,
-                     int8_t *codes, int64_t n)
-{
-    float reciprocal[TILE];
-    for (int64_t i = 0; i < n; i++)
-        reciprocal[i] = cpu_reciprocal(scale[i]);
-    if (zero) {
-        if (int_codes(w, reciprocal, zero, false, grid, codes, n) >= grid.unsure)
-            int_codes(w, scale, zero, true, grid, codes, n);
-    } else {
-        if (int_codes(w, reciprocal, NULL, false, grid, codes, n) >= grid.unsure)
-            int_codes(w, scale, NULL, true, grid, codes, n);
-    }
 }
 
 static void e4m3_tile(const float *restrict w, const float *restrict scale, int8_t *restrict codes,
@@ -86,19 +82,41 @@ static void nf4_tile(const float *restrict w, const float *restrict scale, int8_
     }
 }
 
-static void quantize_row(const pare_quantize_args *a, const float *w, const float *scale,
-                         const int8_t *zero, int8_t *codes, int64_t cols)
+/* Columns [at, at + n) of a row; scale and zero are those of the row's blocks. */
+static void int_tile(const pare_quantize_args *a, const float *w, const float *scale,
+                     const int8_t *zero, int8_t *codes, int64_t at, int64_t n)
 {
     float s[ROOM], z[ROOM];
     cpu_grid grid = cpu_grid_of(&a->scheme);
+    int32_t worst;
+    spread_reciprocals(scale, a->block_cols, at, n, s);
+    if (zero) {
+        spread_zeros(zero, a->block_cols, at, n, z);
+        worst = int_codes(w + at, s, z, false, grid, codes + at, n);
+    } else {
+        worst = int_codes(w + at, s, NULL, false, grid, codes + at, n);
+    }
+    if (worst < grid.unsure)
+        return;
+    spread_scales(scale, a->block_cols, at, n, s);
+    if (zero)
+        int_codes(w + at, s, z, true, grid, codes + at, n);
+    else
+        int_codes(w + at, s, NULL, true, grid, codes + at, n);
+}
+
+static void quantize_row(const pare_quantize_args *a, const float *w, const float *scale,
+                         const int8_t *zero, int8_t *codes, int64_t cols)
+{
     for (int64_t at = 0; at < cols; at += TILE) {
+        float s[ROOM];
         int64_t n = cpu_min(TILE, cols - at);
-        spread_f32(scale, a->block_cols, at, n, s);
-        if (zero)
-            spread_i8(zero, a->block_cols, at, n, z);
-        if (a->scheme.type == PARE_QUANT_INT)
-            int_tile(w + at, s, zero ? z : NULL, grid, codes + at, n);
-        else if (a->scheme.type == PARE_QUANT_E4M3)
+        if (a->scheme.type == PARE_QUANT_INT) {
+            int_tile(a, w, scale, zero, codes, at, n);
+            continue;
+        }
+        spread_scales(scale, a->block_cols, at, n, s);
+        if (a->scheme.type == PARE_QUANT_E4M3)
             e4m3_tile(w + at, s, codes + at, n);
         else
             nf4_tile(w + at, s, codes + at, n);
@@ -152,9 +170,9 @@ static void dequantize_row(const pare_dequantize_args *a, const int8_t *codes, c
     bool direct = a->w.dtype == PARE_F32;
     for (int64_t at = 0; at < cols; at += TILE) {
         int64_t n = cpu_min(TILE, cols - at);
-        spread_f32(scale, a->block_cols, at, n, s);
+        spread_scales(scale, a->block_cols, at, n, s);
         if (zero)
-            spread_i8(zero, a->block_cols, at, n, z);
+            spread_zeros(zero, a->block_cols, at, n, z);
         values_tile(&a->scheme, codes + at, s, zero ? z : NULL, direct ? (float *)w + at : y, n);
         if (!direct)
             PARE_CPU(pare__cpu_narrow)(y, a->w.dtype, (uint8_t *)w + at * size, n);

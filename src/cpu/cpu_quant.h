@@ -43,6 +43,19 @@ CPU_INLINE float cpu_clamp(float x, float lo, float hi)
     return x > hi ? hi : x;
 }
 
+/* The E4M3 number nearest to a finite x, half to even, saturating: adding 2^20 times the power of
+ * two below |x| (or 2^-6, where steps end to shrink) leaves three digits behind the point of the
+ * sum. */
+CPU_INLINE float cpu_e4m3_round(float x)
+{
+    uint32_t u = pare__f32_bits(x), a = u & 0x7fffffffu;
+    a = a > 0x43e00000u ? 0x43e00000u : a; /* 448 */
+    uint32_t power = a & 0x7f800000u;
+    float shift = pare__bits_f32((power > 0x3c800000u ? power : 0x3c800000u) + (20u << 23));
+    float rounded = pare__bits_f32(a) + shift - shift;
+    return pare__bits_f32(pare__f32_bits(rounded) | (u & 0x80000000u));
+}
+
 /* Levels of NF4 (QLoRA, Dettmers 2023, appendix E). */
 static const float cpu_nf4[16] = {
     -1.0f,

@@ -5,6 +5,7 @@
  * done with as soon as the error of the block's extreme elements, or of its first tiles, alone
  * exceeds the best error so far.
  */
+#include "cpu_lanes.h"
 #include "cpu_quant.h"
 
 #include <math.h>
@@ -49,36 +50,32 @@ CPU_INLINE int32_t int_values(const float *restrict w, float by, float zero, boo
     return worst;
 }
 
-/* lane[l] += (w - v·s)² */
-CPU_INLINE void add_errors(const float *restrict w, const float *restrict v, double s, int64_t n,
-                           double lane[restrict CPU_LANES])
+/* lanes += (w - v·s)² of sixteen elements */
+CPU_INLINE void add_errors(cpu_lanes *lanes, const float *w, const float *v, double s)
 {
-    double sum[CPU_LANES];
-    int64_t i = 0;
-    memcpy(sum, lane, sizeof sum);
-    for (; i + CPU_LANES <= n; i += CPU_LANES)
-        for (int l = 0; l < CPU_LANES; l++) {
-            double d = (double)w[i + l] - (double)v[i + l] * s;
-            sum[l] += d * d;
-        }
-    for (int l = 0; i + l < n; l++) {
-        double d = (double)w[i + l] - (double)v[i + l] * s;
-        sum[l] += d * d;
+    for (int p = 0; p < CPU_STEPS; p++) {
+        cpu_f64s d = cpu_load_f64s(w, p) - cpu_load_f64s(v, p) * s;
+        lanes->part[p] += d * d;
     }
-    memcpy(lane, sum, sizeof sum);
 }
 
-static void tile_errors(const grid_job *job, const float *w, float s, int64_t n,
-                        double lane[CPU_LANES])
+static void tile_errors(const grid_job *job, const float *w, float s, int64_t n, cpu_lanes *lanes)
 {
-    float v[TILE];
+    float v[TILE], rest_w[CPU_LANES], rest_v[CPU_LANES];
     if (job->type == PARE_QUANT_E4M3)
         for (int64_t i = 0; i < n; i++)
-            v[i] = pare__e4m3_to_f32(pare__f32_to_e4m3(w[i] / s));
+            v[i] = cpu_e4m3_round(w[i] / s);
     else if (int_values(w, cpu_reciprocal(s), job->zero, false, job->grid, v, n) >=
              job->grid.unsure)
         int_values(w, s, job->zero, true, job->grid, v, n);
-    add_errors(w, v, (double)s, n, lane);
+    cpu_lanes sum = *lanes;
+    int64_t i = 0;
+    for (; i + CPU_LANES <= n; i += CPU_LANES)
+        add_errors(&sum, w + i, v + i, (double)s);
+    if (i < n)
+        add_errors(&sum, cpu_pad_lanes(w + i, n - i, rest_w), cpu_pad_lanes(v + i, n - i, rest_v),
+                   (double)s);
+    *lanes = sum;
 }
 
 /* ---- quant_error ----------------------------------------------------------------------------- */
@@ -94,13 +91,14 @@ static void error_part(const void *user, int64_t first, int64_t last)
     const error_job *e = user;
     const float *w = e->args->w.data;
     grid_job job = job_of(&e->args->scheme, e->args->zero);
-    double lane[PARE_QUANT_CANDIDATES][CPU_LANES] = {{0}};
+    cpu_lanes lanes[PARE_QUANT_CANDIDATES];
+    memset(lanes, 0, sizeof lanes);
     int64_t count = pare_tensor_count(&e->args->w);
     for (int64_t at = 0; at < count; at += TILE)
         for (int64_t k = first; k < last; k++)
-            tile_errors(&job, w + at, e->s[k], cpu_min(TILE, count - at), lane[k]);
+            tile_errors(&job, w + at, e->s[k], cpu_min(TILE, count - at), &lanes[k]);
     for (int64_t k = first; k < last; k++)
-        e->args->errors[k] += isfinite(e->s[k]) ? cpu_tree(lane[k]) : (double)INFINITY;
+        e->args->errors[k] += isfinite(e->s[k]) ? cpu_tree(&lanes[k]) : (double)INFINITY;
 }
 
 pare_status PARE_CPU(pare_cpu_quant_error)(pare_backend *be, const pare_quant_error_args *args)
@@ -113,38 +111,54 @@ pare_status PARE_CPU(pare_cpu_quant_error)(pare_backend *be, const pare_quant_er
 
 /* ---- quant_search ---------------------------------------------------------------------------- */
 
-/* The least and greatest element of a block. */
+/* Two far elements of a block: the greatest bits as signed and as unsigned integers, which are the
+ * greatest and the least element where there are both signs. */
 static void block_ends(const cpu_block *b, float ends[2])
 {
-    float lo = b->w[0], hi = b->w[0];
-    for (int64_t r = 0; r < b->rows; r++)
+    uint32_t bits = pare__f32_bits(b->w[0]), most = bits;
+    int32_t top = (int32_t)bits;
+    for (int64_t r = 0; r < b->rows; r++) {
+        const float *row = b->w + r * b->stride;
         for (int64_t c = 0; c < b->cols; c++) {
-            float x = b->w[r * b->stride + c];
-            lo = x < lo ? x : lo;
-            hi = x > hi ? x : hi;
+            uint32_t u = pare__f32_bits(row[c]);
+            top = (int32_t)u > top ? (int32_t)u : top;
+            most = u > most ? u : most;
         }
-    ends[0] = lo;
-    ends[1] = hi;
+    }
+    ends[0] = pare__bits_f32((uint32_t)top);
+    ends[1] = pare__bits_f32(most);
 }
 
-/* The error of one element. */
-static double end_error(const grid_job *job, float w, float s)
+/* floor[k] = the error of element w under each candidate, if that is more. */
+static void raise_floor(const grid_job *job, float w, const float s[PARE_QUANT_CANDIDATES],
+                        double floor[PARE_QUANT_CANDIDATES])
 {
-    double lane[CPU_LANES] = {0};
-    tile_errors(job, &w, s, 1, lane);
-    return lane[0];
+    float v[PARE_QUANT_CANDIDATES];
+    if (job->type == PARE_QUANT_E4M3)
+        for (int k = 0; k < PARE_QUANT_CANDIDATES; k++)
+            v[k] = cpu_e4m3_round(w / s[k]);
+    else
+        for (int k = 0; k < PARE_QUANT_CANDIDATES; k++)
+            v[k] = cpu_clamp(w / s[k] + job->zero, job->grid.lo, job->grid.hi) + CPU_RINT -
+                   CPU_RINT - job->zero;
+    for (int k = 0; k < PARE_QUANT_CANDIDATES; k++) {
+        double d = (double)w - (double)v[k] * (double)s[k];
+        floor[k] = d * d > floor[k] ? d * d : floor[k];
+    }
 }
 
 /* The error of s over the block, or something greater than best. */
 static double block_error(const grid_job *job, const cpu_block *block, float s, double best)
 {
     float buffer[TILE];
-    double lane[CPU_LANES] = {0}, error = 0;
+    double error = 0;
+    cpu_lanes lanes;
+    memset(&lanes, 0, sizeof lanes);
     int64_t count = block->rows * block->cols;
     for (int64_t at = 0; at < count && error <= best; at += TILE) {
         int64_t n = cpu_min(TILE, count - at);
-        tile_errors(job, cpu_block_tile(block, at, n, buffer), s, n, lane);
-        error = cpu_tree(lane);
+        tile_errors(job, cpu_block_tile(block, at, n, buffer), s, n, &lanes);
+        error = cpu_tree(&lanes);
     }
     return error;
 }
@@ -153,12 +167,13 @@ static float search_block(const grid_job *job, pare_dtype dtype, const cpu_block
                           float scale)
 {
     float s[PARE_QUANT_CANDIDATES], ends[2], chosen = scale;
-    double best = (double)INFINITY;
+    double best = (double)INFINITY, floor[PARE_QUANT_CANDIDATES] = {0};
     candidates(scale, dtype, s);
     block_ends(block, ends);
+    raise_floor(job, ends[0], s, floor);
+    raise_floor(job, ends[1], s, floor);
     for (int k = 0; k < PARE_QUANT_CANDIDATES; k++) {
-        if (!isfinite(s[k]) || end_error(job, ends[0], s[k]) > best ||
-            end_error(job, ends[1], s[k]) > best)
+        if (!isfinite(s[k]) || floor[k] > best)
             continue;
         double error = block_error(job, block, s[k], best);
         if (error < best) {

@@ -52,6 +52,24 @@ pare_status PARE_CPU(pare_cpu_keys_random)(pare_backend *be, const pare_keys_ran
     return PARE_OK;
 }
 
+CPU_INLINE float absolute(float x)
+{
+    return pare__bits_f32(pare__f32_bits(x) & CPU_KEY_MASK);
+}
+
+/* The sum of the lanes, of which only the first `used` are not +0: adding +0 to what is not
+ * negative changes nothing. */
+static float tree(float lane[CPU_LANES], int64_t used)
+{
+    int half = CPU_LANES / 2;
+    while (half >= used && half > 0)
+        half /= 2;
+    for (; half > 0; half /= 2)
+        for (int l = 0; l < half; l++)
+            lane[l] += lane[l + half];
+    return lane[0];
+}
+
 /* The lane sum in f32 of |x| over a block. */
 static float block_sum(const cpu_block *block)
 {
@@ -62,14 +80,21 @@ static float block_sum(const cpu_block *block)
         const float *x = cpu_block_tile(block, at, n, buffer);
         for (; i + CPU_LANES <= n; i += CPU_LANES)
             for (int l = 0; l < CPU_LANES; l++)
-                lane[l] += pare__bits_f32(pare__f32_bits(x[i + l]) & CPU_KEY_MASK);
+                lane[l] += absolute(x[i + l]);
         for (int l = 0; i + l < n; l++)
-            lane[l] += pare__bits_f32(pare__f32_bits(x[i + l]) & CPU_KEY_MASK);
+            lane[l] += absolute(x[i + l]);
     }
-    for (int half = CPU_LANES / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; l++)
-            lane[l] += lane[l + half];
-    return lane[0];
+    return tree(lane, CPU_LANES);
+}
+
+/* The same for a block that has no more elements than there are lanes. */
+static float small_block_sum(const cpu_block *block)
+{
+    float lane[CPU_LANES] = {0};
+    for (int64_t r = 0, l = 0; r < block->rows; r++)
+        for (int64_t c = 0; c < block->cols; c++, l++)
+            lane[l] = absolute(block->w[r * block->stride + c]);
+    return tree(lane, block->rows * block->cols);
 }
 
 static void keys_block_part(const void *user, int64_t first, int64_t last)
@@ -80,7 +105,9 @@ static void keys_block_part(const void *user, int64_t first, int64_t last)
     for (int64_t d = first; d < last; d++)
         for (int64_t c = 0; c < across; c++) {
             cpu_block block = cpu_block_at(&a->x, a->block_rows, a->block_cols, d, c);
-            keys[d * across + c] = pare__f32_bits(block_sum(&block)) & CPU_KEY_MASK;
+            float sum =
+                block.rows * block.cols <= CPU_LANES ? small_block_sum(&block) : block_sum(&block);
+            keys[d * across + c] = pare__f32_bits(sum) & CPU_KEY_MASK;
         }
 }
 

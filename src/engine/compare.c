@@ -62,6 +62,11 @@ static int64_t bytes_of(void *user, int64_t item)
     return lay_out(user, item, offset);
 }
 
+static bool wanted(const comparison *c, const pare_store *store, int64_t index)
+{
+    return pare__looks_at(&c->options->look, pare_store_entry(store, index)->name);
+}
+
 /* What is no f32, f16 or bf16 is equal or not: a difference counts as infinite. */
 static pare_diff_result not_numbers(bool same, int64_t count)
 {
@@ -159,7 +164,8 @@ static pare_status set_up(comparison *c)
     PARE_TRY(pare__calloc((size_t)n, sizeof *c->pairs, &c->pairs));
     for (int64_t i = 0; i < n; i++) {
         int64_t other = pare_store_find(c->b, pare_store_entry(c->a, i)->name);
-        if (other >= 0 && same_shape(pare_store_entry(c->a, i), pare_store_entry(c->b, other)))
+        if (other >= 0 && wanted(c, c->a, i) &&
+            same_shape(pare_store_entry(c->a, i), pare_store_entry(c->b, other)))
             c->pairs[c->count++] = (pair){.a = i, .b = other};
     }
     PARE_TRY(make_items(c));
@@ -220,11 +226,12 @@ static void add_measures(pare__json *o, const pare_diff_result *d)
 }
 
 /* Names that only one side has; how many. */
-static int64_t add_only(pare__json *list, const pare_store *have, const pare_store *lack)
+static int64_t add_only(pare__json *list, const comparison *c, const pare_store *have,
+                        const pare_store *lack)
 {
     int64_t n = 0;
     for (int64_t i = 0; i < pare_store_count(have); i++)
-        if (pare_store_find(lack, pare_store_entry(have, i)->name) < 0) {
+        if (wanted(c, have, i) && pare_store_find(lack, pare_store_entry(have, i)->name) < 0) {
             pare__json_set_string(list, NULL, pare_store_entry(have, i)->name);
             n++;
         }
@@ -237,7 +244,7 @@ static int64_t add_shapes(pare__json *list, const comparison *c)
     for (int64_t i = 0; i < pare_store_count(c->a); i++) {
         const pare_entry *a = pare_store_entry(c->a, i);
         int64_t other = pare_store_find(c->b, a->name);
-        if (other < 0 || same_shape(a, pare_store_entry(c->b, other)))
+        if (other < 0 || !wanted(c, c->a, i) || same_shape(a, pare_store_entry(c->b, other)))
             continue;
         const pare_entry *b = pare_store_entry(c->b, other);
         pare__json *o = pare__json_set_object(list, NULL);
@@ -261,8 +268,8 @@ static void fill(const comparison *c, double tolerance, pare__json *root, bool *
         pare__json_set_real(root, "tolerance", tolerance);
     for (int64_t i = 0; i < c->count; i++)
         join(&all, &c->pairs[i].sum);
-    int64_t other = add_only(pare__json_set_array(root, "only_a"), c->a, c->b) +
-                    add_only(pare__json_set_array(root, "only_b"), c->b, c->a) +
+    int64_t other = add_only(pare__json_set_array(root, "only_a"), c, c->a, c->b) +
+                    add_only(pare__json_set_array(root, "only_b"), c, c->b, c->a) +
                     add_shapes(pare__json_set_array(root, "shapes"), c);
     *differs = other > 0 || (tolerance >= 0 && all.max_abs > tolerance);
     pare__json_set_bool(root, "equal", other == 0 && all.differing == 0);

@@ -9,6 +9,7 @@
 
 typedef struct inspection {
     pare_store *store;
+    const pare_choice *look;
     pare_stats_result *stats; /* [count] */
     pare__lane *lanes;
     int threads;
@@ -17,6 +18,11 @@ typedef struct inspection {
 static int64_t rows_at_once(const pare_entry *e)
 {
     return e->cols * pare_dtype_bits(e->dtype) % 8 ? e->rows : e->piece_rows;
+}
+
+static bool wanted(const inspection *in, int64_t index)
+{
+    return pare__looks_at(in->look, pare_store_entry(in->store, index)->name);
 }
 
 static void join(pare_stats_result *sum, const pare_stats_result *d, int64_t first)
@@ -45,7 +51,7 @@ static pare_status read_entry(void *user, int worker, int64_t index)
     const pare_entry *e = pare_store_entry(in->store, index);
     pare_stats_result part;
     in->stats[index].first_bad = -1;
-    if (!pare_dtype_is_weight(e->dtype) || e->rows == 0 || e->cols == 0)
+    if (!wanted(in, index) || !pare_dtype_is_weight(e->dtype) || e->rows == 0 || e->cols == 0)
         return PARE_OK;
     int64_t step = rows_at_once(e),
             bytes = (step * e->cols * pare_dtype_bits(e->dtype) / 8 + 63) / 64 * 64;
@@ -154,10 +160,13 @@ static void add_tensor(pare__json *list, const inspection *in, int64_t index)
 
 static void add_totals(pare__json *root, const inspection *in)
 {
-    int64_t count = pare_store_count(in->store), n = 0, bytes = 0, numbers = 0;
+    int64_t count = 0, n = 0, bytes = 0, numbers = 0;
     pare_stats_result all = {0};
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < pare_store_count(in->store); i++) {
         const pare_entry *e = pare_store_entry(in->store, i);
+        if (!wanted(in, i))
+            continue;
+        count++;
         n += e->rows * e->cols;
         bytes += e->stored_bytes;
         if (!in->stats)
@@ -186,7 +195,8 @@ static void fill(const inspection *in, pare__json *root)
                           pare_known_architecture(pare_store_config(in->store)));
     pare__json *list = pare__json_set_array(root, "tensors");
     for (int64_t i = 0; i < pare_store_count(in->store); i++)
-        add_tensor(list, in, i);
+        if (wanted(in, i))
+            add_tensor(list, in, i);
     list = pare__json_set_array(root, "side_files");
     for (int64_t i = 0; i < pare_store_side_count(in->store); i++) {
         pare__json *o = pare__json_set_object(list, NULL);
@@ -207,6 +217,7 @@ pare_status pare_inspect(const char *path, bool stats, const pare_run_options *o
     inspection in = {0};
     pare_report *r = NULL;
     PARE_REQUIRE(path && options && report, PARE_ERR_ARGUMENT, "inspect: NULL argument");
+    in.look = &options->look;
     PARE_TRY_DONE(pare_store_open(path, &in.store));
     if (stats)
         PARE_TRY_DONE(read_all(&in, options));

@@ -118,6 +118,8 @@ static pare_status fit_scheme(const pare__job *job, pare__task *task)
     PARE_REQUIRE(scheme.activation != PARE_ACT_STATIC, PARE_ERR_ARGUMENT,
                  "static activation scales (a8s) need calibration data, which is not in this "
                  "version: use a8d");
+    PARE_REQUIRE(!scheme.double_quant, PARE_ERR_ARGUMENT,
+                 "nf4d (scales quantised too) is not in this version: use nf4");
     PARE_REQUIRE(scheme.type != PARE_QUANT_NF4 || task->quant->search == PARE_SCALE_ABSMAX,
                  PARE_ERR_ARGUMENT,
                  "nf4 takes its scale from the largest weight: leave scale at absmax");

@@ -202,6 +202,14 @@ static void read_copy(struct reader *r, const pare__yaml *node, const char *name
         r->problems.failed = true;
 }
 
+/* "out/" is the folder "out": its journal and report lie beside it. */
+static void drop_slashes(char *path)
+{
+    size_t length = path ? strlen(path) : 0;
+    while (length > 1 && path[length - 1] == '/')
+        path[--length] = '\0';
+}
+
 static void read_export(struct reader *r, const pare__yaml *node)
 {
     static const char *const keys[] = {"to", "format", "max_shard_size", NULL};
@@ -210,8 +218,10 @@ static void read_export(struct reader *r, const pare__yaml *node)
     if (!pare__read_map(&r->problems, node, "export", keys, NULL, &f))
         return;
     const char *text, *format = NULL;
-    if (f.value[TO])
+    if (f.value[TO]) {
         read_copy(r, f.value[TO], "to", &r->recipe->output);
+        drop_slashes(r->recipe->output);
+    }
     if (f.value[FORMAT] && (text = pare__read_text(&r->problems, f.value[FORMAT], "format"))) {
         if (pare_export_format_parse(text, &format) != PARE_OK)
             pare__problem_last(&r->problems, f.value[FORMAT]);

@@ -8,17 +8,45 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* A double-quoted YAML scalar. */
+/* Bytes of the character at text, and its code point; a byte that begins none stands for itself. */
+static size_t next_character(const unsigned char *text, uint32_t *point)
+{
+    size_t length = *text < 0x80 ? 1 : *text < 0xe0 ? 2 : *text < 0xf0 ? 3 : 4;
+    *point = *text & (0xffu >> (length == 1 ? 0 : length + 1));
+    for (size_t i = 1; i < length; i++) {
+        if ((text[i] & 0xc0) != 0x80) {
+            length = 1;
+            break;
+        }
+        *point = *point << 6 | (text[i] & 0x3fu);
+    }
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    if (*text >= 0x80 && (length == 1 || *text < 0xc0 || *text > 0xf4 || *point < least[length] ||
+                          *point > 0x10ffff || *point >> 11 == 0x1b)) {
+        *point = *text;
+        return 1;
+    }
+    return length;
+}
+
+/* A double-quoted YAML scalar; what YAML does not print, or takes for a line's end, is escaped. */
 static void add_quoted(pare__text *out, const char *text)
 {
+    const unsigned char *c = (const unsigned char *)text;
+    uint32_t point;
     pare__text_add(out, "\"");
-    for (const char *c = text; *c; c++)
-        if (*c == '"' || *c == '\\')
-            pare__text_add(out, "\\%c", *c);
-        else if ((unsigned char)*c < 0x20 || *c == 0x7f)
-            pare__text_add(out, "\\x%02X", (unsigned)(unsigned char)*c);
+    for (size_t length; *c; c += length) {
+        length = next_character(c, &point);
+        if (point == '"' || point == '\\')
+            pare__text_add(out, "\\%c", (int)point);
+        else if (point < 0x20 || (point >= 0x7f && point < 0xa0) || (length == 1 && point > 0x7e))
+            pare__text_add(out, "\\x%02X", (unsigned)point);
+        else if (point == 0x2028 || point == 0x2029 || point == 0xfeff || point == 0xfffe ||
+                 point == 0xffff)
+            pare__text_add(out, "\\u%04X", (unsigned)point);
         else
-            pare__text_bytes(out, c, 1);
+            pare__text_bytes(out, (const char *)c, length);
+    }
     pare__text_add(out, "\"");
 }
 

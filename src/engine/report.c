@@ -69,6 +69,20 @@ pare_status pare_report_json(const pare_report *report, char **text)
     return PARE_OK;
 }
 
+static bool any_match(char *const *globs, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++)
+        if (pare__glob(globs[i], name))
+            return true;
+    return false;
+}
+
+bool pare__looks_at(const pare_choice *look, const char *name)
+{
+    return (!look->includes || any_match(look->include, look->includes, name)) &&
+           !any_match(look->exclude, look->excludes, name);
+}
+
 void pare_report_brief(pare_report *report)
 {
     if (report)

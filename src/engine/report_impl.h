@@ -43,7 +43,8 @@
  * run: all of plan, and
  *   actual    { read_bytes, write_bytes, peak_memory, seconds, resumed: bool, chunks_done_before,
  *               phases: [ { name, seconds } ] }
- *   result    { parameters, zeros, sparsity,      over all tensors, of the values a reader gets
+ *   result    { parameters,
+ *               zeros|null, sparsity|null,        over all tensors, of the values a reader gets
  *               pruned: { parameters, zeros, sparsity }|null,    over the tensors that were pruned
  *               bits_per_weight,                  stored bits of all tensors / parameters
  *               bytes_in, bytes_out,
@@ -60,7 +61,8 @@
  *       stats|null: { zeros, sparsity, min, max, mean, rms, nans, infs }     --stats
  *     } ]
  *   side_files [ { name, bytes } ]
- *   provenance object|null          as the store keeps it, parsed
+ *   provenance [ { pare, recipe, sources: { tensor: digest } } ]|null    as the store keeps it,
+ *                                   parsed: one for each run, the first one first
  *   totals    { tensors, parameters, bytes, bits_per_weight,
  *               zeros|null, sparsity|null, nans|null, infs|null }
  *
@@ -69,9 +71,11 @@
  *   tolerance|null
  *   equal     bool                  same tensors, shapes and values
  *   differs   bool                  what decides the exit code
- *   all       { max_abs, rms, sqnr_db|null, cosine|null, differing, count }
- *                                   rms: of a - b; sqnr_db null: infinite; cosine null: a side is 0
- *   tensors   [ { name, max_abs, rms, sqnr_db|null, cosine|null, differing, count } ]
+ *   all       { max_abs|null, rms, sqnr_db|null, cosine|null, differing, count }
+ *                                   max_abs null: infinite; rms: of a - b; sqnr_db null:
+ *                                   infinite; cosine null: one side is all zero
+ *   tensors   [ { name, max_abs|null, rms, sqnr_db|null, cosine|null,
+ *                 differing, count } ]
  *                                   those on both sides with one shape
  *   only_a, only_b  [ name ]
  *   shapes    [ { name, a: […], b: […] } ]
@@ -90,6 +94,9 @@ struct pare_report {
 
 /* A report with kind and version set, to be filled. */
 pare_status pare__report_new(const char *kind, pare_report **report);
+
+/* Whether a report of what is there is asked about a tensor: pare_run_options.look. */
+bool pare__looks_at(const pare_choice *look, const char *name);
 
 /* Appends one line for each step of the recipe, as people would say it, to a JSON array. */
 pare_status pare__recipe_steps(const pare_recipe *recipe, pare__json *array);

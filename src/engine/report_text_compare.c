@@ -4,19 +4,26 @@
 
 #include "base/check.h"
 
+static bool has(const pare__json *object, const char *key)
+{
+    return !pare__json_is_null(pare__json_get(object, key));
+}
+
 static void difference_cells(pare__table *table, const pare__json *d)
 {
-    const pare__json *sqnr = pare__json_get(d, "sqnr_db"), *cosine = pare__json_get(d, "cosine");
-    pare__table_cell(table, "%.6g", pare__report_real(d, "max_abs"));
+    char max[32] = "inf", sqnr[32] = "inf", cosine[32] = "-";
+    if (pare__report_real(d, "rms") > 0) /* infinite, and a is all zero */
+        snprintf(sqnr, sizeof sqnr, "-inf");
+    if (has(d, "max_abs"))
+        snprintf(max, sizeof max, "%.6g", pare__report_real(d, "max_abs"));
+    if (has(d, "sqnr_db"))
+        snprintf(sqnr, sizeof sqnr, "%.2f", pare__report_real(d, "sqnr_db"));
+    if (has(d, "cosine"))
+        snprintf(cosine, sizeof cosine, "%.9f", pare__report_real(d, "cosine"));
+    pare__table_cell(table, "%s", max);
     pare__table_cell(table, "%.6g", pare__report_real(d, "rms"));
-    if (pare__json_is_null(sqnr))
-        pare__table_cell(table, "inf");
-    else
-        pare__table_cell(table, "%.2f", pare__report_real(d, "sqnr_db"));
-    if (pare__json_is_null(cosine))
-        pare__table_cell(table, "-");
-    else
-        pare__table_cell(table, "%.9f", pare__report_real(d, "cosine"));
+    pare__table_cell(table, "%s", sqnr);
+    pare__table_cell(table, "%s", cosine);
     pare__table_cell(table, "%s", pare__count(pare__report_int(d, "differing")).text);
     pare__table_cell(table, "%s", pare__count(pare__report_int(d, "count")).text);
 }

@@ -5,10 +5,12 @@
 
 #include "base/check.h"
 
+#include <string.h>
+
 static void add_tensors(const pare__json *tensors, pare__text *out)
 {
-    static const char *const heading[] = {"tensor", "type",        "shape", "role", "because",
-                                          "stored", "bits/weight", "size",  "zeros"};
+    static const char *const heading[] = {"tensor", "type", "shape", "role", "because",
+                                          "stored", "bits", "size",  "zeros"};
     pare__table table = {.align = "LlllLlrrr"};
     double sparsity;
     for (size_t i = 0; i < sizeof heading / sizeof *heading; i++)
@@ -73,30 +75,27 @@ static void add_sides(const pare__json *sides, pare__text *out)
     pare__table_add(&table, out);
 }
 
-/* Texts and numbers of the provenance, one a line; the rest (digests of every tensor) is counted.
- */
-static void add_provenance(const pare__json *provenance, pare__text *out)
+/* A recipe is several lines: each is indented. */
+static void add_lines(const char *text, pare__text *out)
 {
-    size_t at = 0;
-    const char *key;
-    const pare__json *value;
-    if (!pare__json_size(provenance))
-        return;
-    pare__text_add(out, "\nprovenance\n");
-    while (pare__json_next(provenance, &at, &key, &value)) {
-        const char *text = pare__json_string(value);
-        int64_t whole;
-        if (text) {
-            pare__text_add(out, "  %s:", key);
-            for (const char *c = text; *c; c++) /* a text of several lines is indented */
-                if (*c != '\n' || c[1])
-                    pare__text_add(out, "%s%c%s", c == text ? " " : "", *c,
-                                   *c == '\n' ? "    " : "");
-            pare__text_add(out, "\n");
-        } else if (pare__json_int(value, &whole))
-            pare__text_add(out, "  %s: %s\n", key, pare__count(whole).text);
-        else if (pare__json_size(value))
-            pare__text_add(out, "  %s: %zu listed by --json\n", key, pare__json_size(value));
+    while (*text) {
+        size_t length = strcspn(text, "\n");
+        pare__text_add(out, "      ");
+        pare__text_bytes(out, text, length);
+        pare__text_add(out, "\n");
+        text += length + (text[length] == '\n');
+    }
+}
+
+static void add_provenance(const pare__json *runs, pare__text *out)
+{
+    for (size_t i = 0; i < pare__json_size(runs); i++) {
+        const pare__json *run = pare__json_at(runs, i);
+        size_t sources = pare__json_size(pare__json_get(run, "sources"));
+        pare__text_add(out, "%s  pare %s made it from %s tensors (--json has their digests) by\n",
+                       i ? "" : "\nprovenance\n", pare__report_string(run, "pare", "?"),
+                       pare__count((int64_t)sources).text);
+        add_lines(pare__report_string(run, "recipe", "?"), out);
     }
 }
 

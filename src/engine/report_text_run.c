@@ -270,25 +270,40 @@ static void add_costs(const pare__json *root, pare__text *out)
     add_phases(pare__json_get(actual, "phases"), out);
 }
 
+/* "2.50× smaller" */
+static pare__number times_smaller(double ratio)
+{
+    pare__number number = {"the same size"};
+    if (ratio >= 1.005)
+        snprintf(number.text, sizeof number.text, "%.2f× smaller", ratio);
+    else if (ratio > 0 && ratio <= 0.995)
+        snprintf(number.text, sizeof number.text, "%.2f× larger", 1 / ratio);
+    return number;
+}
+
 static void add_result(const pare__json *root, pare__text *out)
 {
     const pare__json *r = pare__json_get(root, "result"), *pruned = pare__json_get(r, "pruned");
     bool verified = false;
     if (!r)
         return;
-    pare__text_add(out, "\nresult\n  %s parameters, %s of them zero (%s)\n",
-                   pare__count(pare__report_int(r, "parameters")).text,
-                   pare__count(pare__report_int(r, "zeros")).text,
-                   pare__percent(pare__report_real(r, "sparsity")).text);
+    pare__text_add(out, "\nresult\n  %s parameters",
+                   pare__count(pare__report_int(r, "parameters")).text);
+    if (!null_at(r, "zeros"))
+        pare__text_add(out, ", %s of them zero (%s)",
+                       pare__count(pare__report_int(r, "zeros")).text,
+                       pare__percent(pare__report_real(r, "sparsity")).text);
+    pare__text_add(out, "\n");
     if (!pare__json_is_null(pruned))
-        pare__text_add(out, "  in the pruned tensors %s of %s (%s)\n",
+        pare__text_add(out, "  in the pruned tensors %s of %s are zero (%s)\n",
                        pare__count(pare__report_int(pruned, "zeros")).text,
                        pare__count(pare__report_int(pruned, "parameters")).text,
                        pare__percent(pare__report_real(pruned, "sparsity")).text);
-    pare__text_add(out, "  tensors %s -> %s, %.2f× smaller, %.3f bits a weight\n",
+    pare__text_add(out, "  tensors %s -> %s, %s, %.3f bits a weight\n",
                    pare__size_exact(pare__report_int(r, "bytes_in")).text,
                    pare__size_exact(pare__report_int(r, "bytes_out")).text,
-                   pare__report_real(r, "ratio"), pare__report_real(r, "bits_per_weight"));
+                   times_smaller(pare__report_real(r, "ratio")).text,
+                   pare__report_real(r, "bits_per_weight"));
     if (pare__json_bool(pare__json_get(root, "verified"), &verified))
         pare__text_add(out, "  %s\n",
                        verified ? "every value was read back and is the same"
@@ -322,18 +337,37 @@ static void add_head(const pare__json *root, pare__text *out)
     }
 }
 
+/* "35 pruned, 12 left alone; 5 did not fit as asked": what there is none of is not said. */
+static void add_summary(const pare__json *summary, pare__text *out)
+{
+    static const struct {
+        const char *key, *words;
+    } counts[] = {{"pruned", "pruned"}, {"quantized", "quantized"}, {"left_alone", "left alone"}};
+    bool worked = pare__report_int(summary, "pruned") || pare__report_int(summary, "quantized");
+    int64_t fallbacks = pare__report_int(summary, "fallbacks");
+    const char *between = "";
+    if (!summary)
+        return;
+    pare__text_add(out, "\n  ");
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        int64_t count = pare__report_int(summary, counts[i].key);
+        if (!count)
+            continue;
+        pare__text_add(out, "%s%s %s", between, pare__count(count).text,
+                       worked ? counts[i].words : "tensors keep their values");
+        between = ", ";
+    }
+    if (fallbacks)
+        pare__text_add(out, "; %s did not fit as asked", pare__count(fallbacks).text);
+    pare__text_add(out, "\n");
+}
+
 void pare__report_text_run(const pare__json *root, pare__text *out)
 {
-    const pare__json *summary = pare__json_get(root, "summary"),
-                     *tensors = pare__json_get(root, "tensors");
+    const pare__json *tensors = pare__json_get(root, "tensors");
     add_head(root, out);
     add_tensors(tensors, out);
-    if (summary)
-        pare__text_add(out, "\n  %s pruned, %s quantized, %s left alone; %s did not fit as asked\n",
-                       pare__count(pare__report_int(summary, "pruned")).text,
-                       pare__count(pare__report_int(summary, "quantized")).text,
-                       pare__count(pare__report_int(summary, "left_alone")).text,
-                       pare__count(pare__report_int(summary, "fallbacks")).text);
+    add_summary(pare__json_get(root, "summary"), out);
     add_fallbacks(tensors, out);
     add_costs(root, out);
     add_result(root, out);

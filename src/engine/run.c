@@ -174,7 +174,6 @@ static pare_status finish(pare__job *job)
     PARE_TRY(pare__journal_finished(job));
     PARE_TRY(pare_journal_sync(job->journal));
     PARE_TRY(pare_writer_finish(job->writer));
-    pare_journal_close(&job->journal, true);
     return PARE_OK;
 }
 
@@ -182,6 +181,13 @@ static pare_status check_output(const pare_recipe *recipe, const pare_run_option
 {
     PARE_REQUIRE(recipe->output && *recipe->output, PARE_ERR_ARGUMENT,
                  "no output: give -o OUT, or an export step with to:");
+    size_t length = strlen(recipe->output);
+    PARE_REQUIRE(length < 5 || strcmp(recipe->output + length - 5, ".gguf") != 0, PARE_ERR_ARGUMENT,
+                 "%s: GGUF is not in this version: name X.h5, X.safetensors or a folder",
+                 recipe->output);
+    PARE_REQUIRE(!pare__glob("*.gguf", recipe->output), PARE_ERR_ARGUMENT,
+                 "%s: GGUF is not in this version; write .safetensors, .h5 or a directory",
+                 recipe->output);
     if (options->overwrite || !pare__exists(recipe->output))
         return PARE_OK;
     bool journal = false;
@@ -228,11 +234,8 @@ static pare_status give_up(pare__job *job, pare_status status)
 static pare_status work(pare__job *job)
 {
     PARE_TRY(start(job));
-    if (job->finished && !job->has_part && pare__exists(job->recipe->output)) {
-        pare_journal_close(&job->journal,
-                           true); /* cut after the rename: there is nothing left to do */
-        return PARE_OK;
-    }
+    if (job->finished && !job->has_part && pare__exists(job->recipe->output))
+        return PARE_OK; /* cut after the rename: only the report is left to do */
     PARE_REQUIRE(job->options->overwrite || !pare__exists(job->recipe->output), PARE_ERR_EXISTS,
                  "%s exists: choose another output, or give --overwrite", job->recipe->output);
     PARE_TRY(look_ahead(job));
@@ -280,6 +283,7 @@ pare_status pare_run(const pare_recipe *recipe, const pare_run_options *options,
         verified = true;
     }
     PARE_TRY_DONE(pare__report_run(job, &prediction, pare__now() - begin, verified, report));
+    pare_journal_close(&job->journal, true); /* last: a kill before leaves the same command to do */
 done:
     pare__job_free(&job);
     return status;

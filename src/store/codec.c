@@ -15,7 +15,8 @@ const pare__codec *pare__codec_by_name(const char *name)
     return NULL;
 }
 
-/* What --to may name, and the codec that it asks for; "" and "int-quantized" are decided by the scheme. */
+/* What --to may name, and the codec that it asks for; "" and "int-quantized" are decided by the
+ * scheme. */
 static const struct {
     const char *option;
     const pare__codec *codec;

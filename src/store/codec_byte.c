@@ -1,4 +1,5 @@
-/* codec_byte.c - one byte a code: compressed-tensors' int-quantized (I8) and float-quantized (F8_E4M3).
+/* codec_byte.c - one byte a code: compressed-tensors' int-quantized (I8) and float-quantized
+ * (F8_E4M3).
  *
  *   <name>             I8 or F8_E4M3, the entry's shape
  *   <name>_scale       the entry's dtype, [blocks down, blocks across]; [1] per tensor
@@ -79,10 +80,11 @@ static pare_status decode(pare_backend *be, const pare_entry *entry, bool h5,
         int limit = 1 << (entry->scheme.bits - 1);
         int64_t n = rows->count * entry->cols;
         for (int64_t i = 0; i < n; i++)
-            PARE_REQUIRE(rows->codes[i] >= -limit && rows->codes[i] < limit, PARE_ERR_DAMAGED,
-                         "%s: the code in row %lld, column %lld is %d, outside the range of %d bits",
-                         entry->name, (long long)(rows->first + i / entry->cols),
-                         (long long)(i % entry->cols), rows->codes[i], entry->scheme.bits);
+            PARE_REQUIRE(
+                rows->codes[i] >= -limit && rows->codes[i] < limit, PARE_ERR_DAMAGED,
+                "%s: the code in row %lld, column %lld is %d, outside the range of %d bits",
+                entry->name, (long long)(rows->first + i / entry->cols),
+                (long long)(i % entry->cols), rows->codes[i], entry->scheme.bits);
     }
     if (entry->scheme.asymmetric)
         PARE_TRY(pare__zero_decode(entry, aligned, bytes[PARE__PART_ZERO], rows));
@@ -91,7 +93,7 @@ static pare_status decode(pare_backend *be, const pare_entry *entry, bool h5,
 
 #define BYTE_CODEC(name_)                                                                          \
     {                                                                                              \
-        .name = (name_), .parts = parts, .align_rows = 1, .range = range, .scratch = scratch,     \
+        .name = (name_), .parts = parts, .align_rows = 1, .range = range, .scratch = scratch,      \
         .place = place, .encode = encode, .decode = decode                                         \
     }
 

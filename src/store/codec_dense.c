@@ -1,13 +1,15 @@
-/* codec_dense.c - values as they are: one array of the entry's own shape. Start here to write your own codec. */
+/* codec_dense.c - values as they are: one array of the entry's own shape. Start here to write your
+ * own codec. */
 #include "store_impl.h"
 
 static pare_status parts(const pare_entry *entry, bool h5, pare__part_spec spec[PARE_MAX_PARTS],
                          int *count)
 {
     int64_t count_bits = entry->rows * entry->cols * pare_dtype_bits(entry->dtype);
-    PARE_REQUIRE(h5 || count_bits % 8 == 0, PARE_ERR_ARGUMENT,
-                 "%s: %lld elements of %s do not end on a whole byte, as .safetensors asks; write an .h5",
-                 entry->name, (long long)(entry->rows * entry->cols), pare_dtype_name(entry->dtype));
+    PARE_REQUIRE(
+        h5 || count_bits % 8 == 0, PARE_ERR_ARGUMENT,
+        "%s: %lld elements of %s do not end on a whole byte, as .safetensors asks; write an .h5",
+        entry->name, (long long)(entry->rows * entry->cols), pare_dtype_name(entry->dtype));
     spec[0] = (pare__part_spec){.safetensors = "", .dtype = entry->dtype, .rank = entry->rank};
     for (int d = 0; d < entry->rank; d++)
         spec[0].shape[d] = entry->shape[d];

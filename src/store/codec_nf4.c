@@ -1,8 +1,8 @@
 /* codec_nf4.c - NF4 as bitsandbytes keeps it (Dettmers 2023).
  *
- *   <name>                                   U8 [elements/2, 1]; high nibble first; flat over the whole tensor
- *   <name>.absmax                            F32 [blocks]; a row holds whole blocks here, so flat and by row agree
- *   <name>.quant_map                         F32 [16], the levels
+ *   <name>                                   U8 [elements/2, 1]; high nibble first; flat over the
+ * whole tensor <name>.absmax                            F32 [blocks]; a row holds whole blocks
+ * here, so flat and by row agree <name>.quant_map                         F32 [16], the levels
  *   <name>.quant_state.bitsandbytes__nf4     U8, JSON text: block size, dtype, shape
  *
  * An .h5 has codes U8 [rows, ceil(cols/2)] and scale F32 [rows, blocks] for any block.
@@ -39,12 +39,13 @@ static void state_text(const pare_entry *entry, char text[STATE_SIZE])
 static pare_status check_blocks(const pare_entry *entry)
 {
     int64_t block = entry->scheme.block_cols;
-    PARE_REQUIRE(entry->scheme.granularity == PARE_PER_GROUP && block >= 32 && block <= 4096 &&
-                     (block & (block - 1)) == 0 && entry->cols % block == 0,
-                 PARE_ERR_ARGUMENT,
-                 "%s: bitsandbytes' NF4 has blocks of 64 and rows of %lld elements do not divide into "
-                 "them; write an .h5 or leave this tensor out",
-                 entry->name, (long long)entry->cols);
+    PARE_REQUIRE(
+        entry->scheme.granularity == PARE_PER_GROUP && block >= 32 && block <= 4096 &&
+            (block & (block - 1)) == 0 && entry->cols % block == 0,
+        PARE_ERR_ARGUMENT,
+        "%s: bitsandbytes' NF4 has blocks of 64 and rows of %lld elements do not divide into "
+        "them; write an .h5 or leave this tensor out",
+        entry->name, (long long)entry->cols);
     return PARE_OK;
 }
 
@@ -125,17 +126,17 @@ static pare_status levels(pare_backend *be, float level[LEVELS])
     for (int i = 0; i < LEVELS; i++)
         codes[i] = (int8_t)i;
     return pare_dequantize(
-        be, &(pare_dequantize_args){.scheme = {.type = PARE_QUANT_NF4,
-                                               .bits = 4,
-                                               .granularity = PARE_PER_CHANNEL},
-                                    .codes = pare_matrix(codes, PARE_I8, 1, LEVELS),
-                                    .block_rows = 1,
-                                    .block_cols = LEVELS,
-                                    .scale = pare_matrix(&one, PARE_F32, 1, 1),
-                                    .w = pare_matrix(level, PARE_F32, 1, LEVELS)});
+        be, &(pare_dequantize_args){
+                .scheme = {.type = PARE_QUANT_NF4, .bits = 4, .granularity = PARE_PER_CHANNEL},
+                .codes = pare_matrix(codes, PARE_I8, 1, LEVELS),
+                .block_rows = 1,
+                .block_cols = LEVELS,
+                .scale = pare_matrix(&one, PARE_F32, 1, 1),
+                .w = pare_matrix(level, PARE_F32, 1, LEVELS)});
 }
 
-/* Rows of an even number of columns are one run of nibbles; others are packed one by one, each to whole bytes. */
+/* Rows of an even number of columns are one run of nibbles; others are packed one by one, each to
+ * whole bytes. */
 static void runs(const pare_entry *entry, int64_t count, int64_t *n, int64_t *each)
 {
     bool even = entry->cols % 2 == 0;
@@ -199,12 +200,12 @@ static pare_status decode(pare_backend *be, const pare_entry *entry, bool h5,
     for (int64_t i = 0; i < n; i++) {
         int64_t r = i * each;
         PARE_TRY(pare_unpack(
-            be, &(pare_unpack_args){
-                    .packing = PARE_PACK_NIBBLES,
-                    .bits = 4,
-                    .words = pare_matrix(packed + r * row_bytes(entry), PARE_U8, 1,
-                                         each * row_bytes(entry)),
-                    .codes = pare_matrix(rows->codes + r * entry->cols, PARE_I8, each, entry->cols)}));
+            be, &(pare_unpack_args){.packing = PARE_PACK_NIBBLES,
+                                    .bits = 4,
+                                    .words = pare_matrix(packed + r * row_bytes(entry), PARE_U8, 1,
+                                                         each * row_bytes(entry)),
+                                    .codes = pare_matrix(rows->codes + r * entry->cols, PARE_I8,
+                                                         each, entry->cols)}));
     }
     return pare__scale_decode(be, entry, PARE_F32, aligned, bytes[PARE__PART_SCALE], rows);
 }

@@ -2,11 +2,12 @@
  *
  *   <name>_packed      I32 [rows, words]      u = q + 2^(bits-1), a dense bit stream along the row
  *   <name>_scale       the entry's dtype      [blocks down, blocks across]; [1] per tensor
- *   <name>_zero_point  if asymmetric          per channel and group: I32 [words down, groups], the same stream down
- *                                             the rows; per tensor, per block and in an .h5: I8, the scale's shape
+ *   <name>_zero_point  if asymmetric          per channel and group: I32 [words down, groups], the
+ * same stream down the rows; per tensor, per block and in an .h5: I8, the scale's shape
  *   <name>_shape       I64 [rank]             the entry's shape (not in an .h5)
  *
- * The older layout, floor(32/bits) codes a word, is read only (pack_aligned). Both are the same for 2, 4 and 8 bits.
+ * The older layout, floor(32/bits) codes a word, is read only (pack_aligned). Both are the same for
+ * 2, 4 and 8 bits.
  */
 #include "store_impl.h"
 
@@ -95,9 +96,9 @@ static void range_as(pare_packing packing, const pare_entry *entry, bool h5, int
 static int64_t scratch(const pare_entry *entry, bool h5, int64_t count)
 {
     int64_t scales = pare__scale_count(entry, 0, count);
-    int64_t bytes = pare__padded(count * pare_packed_bytes(PARE_PACK_STREAM, entry->scheme.bits,
-                                                           entry->cols)) +
-                    pare__padded(scales * 4) + pare__padded(PARE_MAX_RANK * 8);
+    int64_t bytes =
+        pare__padded(count * pare_packed_bytes(PARE_PACK_STREAM, entry->scheme.bits, entry->cols)) +
+        pare__padded(scales * 4) + pare__padded(PARE_MAX_RANK * 8);
     if (entry->scheme.asymmetric && zero_is_packed(entry, h5))
         bytes += pare__padded(words_for(PARE_PACK_STREAM, entry->scheme.bits, count) *
                               groups_of(entry) * 4);
@@ -134,7 +135,8 @@ static void unpack_zeros(pare_packing packing, const uint32_t *words, int64_t sk
             uint64_t two = word[g];
             if (shift + bits > 32)
                 two |= (uint64_t)word[groups + g] << 32;
-            zero[r * groups + g] = (int8_t)((int)((uint32_t)(two >> shift) & mask) - (1 << (bits - 1)));
+            zero[r * groups + g] =
+                (int8_t)((int)((uint32_t)(two >> shift) & mask) - (1 << (bits - 1)));
         }
     }
 }
@@ -178,10 +180,11 @@ static pare_status decode_as(const pare__codec *codec, pare_packing packing, par
     void *words = (void *)(uintptr_t)bytes[PARE__PART_CODES];
     int64_t row = pare_packed_bytes(packing, bits, entry->cols);
     PARE_TRY(pare_unpack(
-        be, &(pare_unpack_args){.packing = packing,
-                                .bits = bits,
-                                .words = pare_matrix(words, PARE_U8, rows->count, row),
-                                .codes = pare_matrix(rows->codes, PARE_I8, rows->count, entry->cols)}));
+        be,
+        &(pare_unpack_args){.packing = packing,
+                            .bits = bits,
+                            .words = pare_matrix(words, PARE_U8, rows->count, row),
+                            .codes = pare_matrix(rows->codes, PARE_I8, rows->count, entry->cols)}));
     PARE_TRY(pare__scale_decode(be, entry, entry->dtype, aligned, bytes[PARE__PART_SCALE], rows));
     if (!entry->scheme.asymmetric)
         return PARE_OK;

@@ -1,5 +1,5 @@
-/* codec_scale.c - scales and unpacked zero points, as all quantising codecs keep them: one row of values for
- * each row of blocks. */
+/* codec_scale.c - scales and unpacked zero points, as all quantising codecs keep them: one row of
+ * values for each row of blocks. */
 #include "store_impl.h"
 
 #include "pare/ops.h"
@@ -39,7 +39,8 @@ int64_t pare__scale_count(const pare_entry *entry, int64_t first, int64_t count)
            blocks.across;
 }
 
-/* Elements of a scale part, read from row `aligned`, that lie before the blocks that row `first` touches. */
+/* Elements of a scale part, read from row `aligned`, that lie before the blocks that row `first`
+ * touches. */
 static int64_t elements_before(const pare_entry *entry, int64_t aligned, int64_t first)
 {
     pare_blocks blocks = blocks_of(entry);
@@ -59,7 +60,8 @@ pare_status pare__scale_decode(pare_backend *be, const pare_entry *entry, pare_d
 {
     int64_t n = pare__scale_count(entry, rows->first, rows->count);
     int64_t skip = elements_before(entry, aligned, rows->first) * (pare_dtype_bits(dtype) / 8);
-    pare_tensor x = {.data = (char *)(uintptr_t)bytes + skip, .dtype = dtype, .rank = 1, .shape = {n}};
+    pare_tensor x = {
+        .data = (char *)(uintptr_t)bytes + skip, .dtype = dtype, .rank = 1, .shape = {n}};
     return pare_cast(be, &(pare_cast_args){.x = x, .y = pare_vector(rows->scale, PARE_F32, n)});
 }
 
@@ -71,8 +73,8 @@ pare_status pare__zero_decode(const pare_entry *entry, int64_t aligned, const vo
     int limit = 1 << (entry->scheme.bits - 1);
     for (int64_t i = 0; i < n; i++) {
         PARE_REQUIRE(zero[i] >= -limit && zero[i] < limit, PARE_ERR_DAMAGED,
-                     "%s: a zero point near row %lld is %d, outside the range of %d bits", entry->name,
-                     (long long)rows->first, zero[i], entry->scheme.bits);
+                     "%s: a zero point near row %lld is %d, outside the range of %d bits",
+                     entry->name, (long long)rows->first, zero[i], entry->scheme.bits);
         rows->zero[i] = zero[i];
     }
     return PARE_OK;

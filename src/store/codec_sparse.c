@@ -1,4 +1,5 @@
-/* codec_sparse.c - compressed-tensors' sparse-bitmask: one bit an element, the kept values row by row.
+/* codec_sparse.c - compressed-tensors' sparse-bitmask: one bit an element, the kept values row by
+ * row.
  *
  *   <module>.compressed   the entry's dtype [kept]
  *   <module>.bitmask      U8 [rows, ceil(cols/8)], bit k of byte j for column 8j + k

@@ -1,4 +1,5 @@
-/* hf_config.c - writes quantization_config: what engines must know about the entries of a checkpoint. */
+/* hf_config.c - writes quantization_config: what engines must know about the entries of a
+ * checkpoint. */
 #include "store_impl.h"
 
 #include <string.h>
@@ -54,9 +55,15 @@ static bool embedding(const char *name)
 static pare_status append_ignored(pare__json *list, const pare__slot *slots, size_t count,
                                   pare_form form)
 {
-    for (size_t i = 0; i < count; i++)
+    bool head =
+        false; /* one tied to the embedding has no tensor, yet engines make a Linear for it */
+    for (size_t i = 0; i < count; i++) {
+        head = head || strcmp(slots[i].entry.name, "lm_head.weight") == 0;
         if (slots[i].entry.form != form && weight_of_module(&slots[i].entry))
             PARE_TRY(append_module(list, slots[i].entry.name));
+    }
+    if (!head)
+        pare__json_set_string(list, NULL, "lm_head");
     return PARE_OK;
 }
 
@@ -92,10 +99,11 @@ static pare_status summarise(const pare__slot *slots, size_t count, summary *s)
         }
         s->groups[g].members++;
     }
-    PARE_REQUIRE(s->nf4 == 0 || (s->count == 0 && s->sparse == 0), PARE_ERR_ARGUMENT,
-                 "%s is NF4 and other tensors are compressed in another way: one quantization_config "
-                 "cannot say both; write an .h5",
-                 s->first_nf4->entry.name);
+    PARE_REQUIRE(
+        s->nf4 == 0 || (s->count == 0 && s->sparse == 0), PARE_ERR_ARGUMENT,
+        "%s is NF4 and other tensors are compressed in another way: one quantization_config "
+        "cannot say both; write an .h5",
+        s->first_nf4->entry.name);
     return PARE_OK;
 }
 

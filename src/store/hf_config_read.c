@@ -1,79 +1,10 @@
-/* hf_config_read.c - what a config.json's quantization_config says about one module: compressed-tensors' groups with
- * their targets, or bitsandbytes. */
+/* hf_config_read.c - what a config.json's quantization_config says about one module:
+ * compressed-tensors' groups with their targets, or bitsandbytes. */
 #include "store_impl.h"
 
-#include <regex.h>
 #include <string.h>
 
 /* ---- targets --------------------------------------------------------------------------------- */
-
-enum { PATTERN_LIMIT = 512 };
-
-/* One backslash escape of a Python pattern; in brackets POSIX knows none. */
-static bool add_escape(pare__text *out, char c, bool brackets)
-{
-    if (c == 'd')
-        pare__text_add(out, brackets ? "0-9" : "[0-9]");
-    else if (brackets ? (c == '.' || c == '_' || c == '/') : strchr("wsbWSB", c) != NULL)
-        pare__text_add(out, brackets ? "%c" : "\\%c", c);
-    else if (!brackets && c != '\0' && strchr(".+*?()[]{}|^$\\-_/", c))
-        pare__text_add(out, strchr("-_/", c) ? "%c" : "\\%c", c);
-    else
-        return false;
-    return true;
-}
-
-/* A Python pattern as a POSIX extended one that begins at the start of the name, as re.match does. False for what has no
- * simple counterpart (look-ahead, back references) or could cost much (several counts in braces). */
-static bool translate(const char *pattern, pare__text *out)
-{
-    bool brackets = false;
-    int braces = 0;
-    pare__text_add(out, "^(");
-    for (const char *c = pattern; *c; c++) {
-        if (*c == '\\') {
-            if (!add_escape(out, *++c, brackets))
-                return false;
-            continue;
-        }
-        if (brackets) {
-            brackets = *c != ']';
-        } else if (*c == '[') {
-            brackets = true;
-        } else if (*c == '(' && c[1] == '?') {
-            if (c[2] != ':')
-                return false;
-            c += 2;
-            pare__text_add(out, "(");
-            continue;
-        } else if (*c == '{' && (++braces > 1 || strspn(c + 1, "0123456789,") > 4)) {
-            return false;
-        } else if (*c == '?' && c > pattern && strchr("*+?", c[-1])) {
-            continue; /* lazy: what matches is the same */
-        }
-        pare__text_bytes(out, c, 1);
-    }
-    pare__text_add(out, ")");
-    return true;
-}
-
-static pare_status matches(const char *pattern, const char *name, bool *match)
-{
-    pare__text text = {0};
-    char *posix = NULL;
-    regex_t regex;
-    bool known = strlen(pattern) <= PATTERN_LIMIT && translate(pattern, &text);
-    if (known)
-        PARE_TRY(pare__text_take(&text, &posix));
-    pare__text_free(&text);
-    known = known && regcomp(&regex, posix, REG_EXTENDED | REG_NOSUB) == 0;
-    free(posix);
-    PARE_REQUIRE(known, PARE_ERR_UNSUPPORTED,
-                 "quantization_config: the pattern 're:%.80s' cannot be read by this version", pattern);
-    *match = regexec(&regex, name, 0, NULL, 0) == 0;
-    regfree(&regex);
-    return PARE_OK;
-}
 
 /* How a target can name a module, the most certain first. */
 typedef enum pass { BY_NAME, BY_PATTERN, BY_CLASS, PASSES } pass;
@@ -83,7 +14,7 @@ static pare_status target_matches(const char *target, const char *module, pass h
     bool pattern = strncmp(target, "re:", 3) == 0;
     *match = false;
     if (how == BY_PATTERN && pattern)
-        return matches(target + 3, module, match);
+        return pare__re_match(target + 3, module, match);
     if (how == BY_NAME && !pattern)
         *match = strcmp(target, module) == 0;
     if (how == BY_CLASS)
@@ -103,7 +34,8 @@ static pare_status listed(const pare__json *list, const char *module, pass how, 
 }
 
 /* The group that a module belongs to; NULL if none does. */
-static pare_status find_group(const pare__json *config, const char *module, const pare__json **group)
+static pare_status find_group(const pare__json *config, const char *module,
+                              const pare__json **group)
 {
     bool match = false;
     *group = NULL;
@@ -131,9 +63,9 @@ static pare_status find_group(const pare__json *config, const char *module, cons
 
 static bool known_format(const char *format)
 {
-    static const char *const known[] = {"pack-quantized",  "int-quantized",  "float-quantized",
+    static const char *const known[] = {"pack-quantized",  "int-quantized",   "float-quantized",
                                         "naive-quantized", "mixed-precision", "dense",
-                                        "sparse-bitmask",  "fakequant",      NULL};
+                                        "sparse-bitmask",  "fakequant",       NULL};
     for (size_t i = 0; known[i]; i++)
         if (strcmp(known[i], format) == 0)
             return true;
@@ -194,9 +126,10 @@ static pare_status read_type(const pare__json *args, pare_scheme *scheme)
     pare__json_bool(pare__json_get(args, "symmetric"), &symmetric);
     bool integer = !type || strcmp(type, "int") == 0;
     bool e4m3 = type && strcmp(type, "float") == 0 && bits == 8 && symmetric;
-    PARE_REQUIRE((integer && bits >= 2 && bits <= 8) || e4m3, PARE_ERR_UNSUPPORTED,
-                 "quantization_config: weights of type %s with %lld bits are not read by this version",
-                 type ? type : "int", (long long)bits);
+    PARE_REQUIRE(
+        (integer && bits >= 2 && bits <= 8) || e4m3, PARE_ERR_UNSUPPORTED,
+        "quantization_config: weights of type %s with %lld bits are not read by this version",
+        type ? type : "int", (long long)bits);
     scheme->type = e4m3 ? PARE_QUANT_E4M3 : PARE_QUANT_INT;
     scheme->bits = (int)bits;
     scheme->asymmetric = !symmetric;
@@ -251,7 +184,8 @@ static pare_status read_bitsandbytes(const pare__json *config, pare_scheme *sche
     return PARE_OK;
 }
 
-pare_status pare__hf_config_scheme(const pare__json *config, const char *module, pare_scheme *scheme)
+pare_status pare__hf_config_scheme(const pare__json *config, const char *module,
+                                   pare_scheme *scheme)
 {
     *scheme = (pare_scheme){0};
     const pare__json *quantization = pare__json_get(config, "quantization_config"), *group;

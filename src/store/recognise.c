@@ -1,6 +1,6 @@
-/* recognise.c - which arrays of safetensors belong together: packed codes with their scales, bitmasks with their values,
- * everything else by itself. Names, types and shapes must agree with quantization_config; nothing is guessed where it
- * is there. */
+/* recognise.c - which arrays of safetensors belong together: packed codes with their scales,
+ * bitmasks with their values, everything else by itself. Names, types and shapes must agree with
+ * quantization_config; nothing is guessed where it is there. */
 #include "store_impl.h"
 
 #include "pare/ops.h"
@@ -85,8 +85,8 @@ static pare_status specs(const pare__slot *slot, pare__part_spec spec[PARE_MAX_P
     return status;
 }
 
-/* Gives a slot its arrays, after its entry and codec are known. `free_form`: a part whose size is the file's own
- * (it was read already), or -1. */
+/* Gives a slot its arrays, after its entry and codec are known. `free_form`: a part whose size is
+ * the file's own (it was read already), or -1. */
 static pare_status bind(work *w, pare__slot *slot, int free_form)
 {
     pare_store *store = w->store;
@@ -156,8 +156,8 @@ static pare_status packed_scheme(const work *w, const char *name, pare_entry *en
     int64_t zero;
     PARE_TRY(scheme_of(w, name, &entry->scheme));
     PARE_REQUIRE(entry->scheme.type == PARE_QUANT_INT, PARE_ERR_UNSUPPORTED,
-                 "%s: tensor '%s' is packed, but quantization_config does not say how", w->store->path,
-                 name);
+                 "%s: tensor '%s' is packed, but quantization_config does not say how",
+                 w->store->path, name);
     PARE_TRY(find(w, name, "_zero_point", &zero));
     PARE_REQUIRE(zero >= 0 || !entry->scheme.asymmetric, PARE_ERR_DAMAGED,
                  "%s: tensor '%s' is asymmetric but has no zero points", w->store->path, name);
@@ -171,8 +171,8 @@ static pare_status add_packed(work *w, const char *name, const pare__array *pack
     int64_t scale, shape, order;
     PARE_TRY(find(w, name, "_g_idx", &order));
     PARE_REQUIRE(packed->rank == 2 && order < 0, PARE_ERR_UNSUPPORTED,
-                 "%s: tensor '%s' is packed %s, which this version does not read", w->store->path, name,
-                 order < 0 ? "slice by slice" : "in another order of columns (g_idx)");
+                 "%s: tensor '%s' is packed %s, which this version does not read", w->store->path,
+                 name, order < 0 ? "slice by slice" : "in another order of columns (g_idx)");
     PARE_TRY(need(w, name, "_scale", &scale));
     PARE_TRY(need(w, name, "_shape", &shape));
     PARE_TRY(new_slot(w, name, &pare__codec_pack, &slot));
@@ -191,7 +191,8 @@ static pare_status add_packed(work *w, const char *name, const pare__array *pack
 }
 
 /* What scales say by their shape where no config does; false if that is nothing. */
-static bool guess_granularity(const pare__array *scale, const pare_entry *entry, pare_scheme *scheme)
+static bool guess_granularity(const pare__array *scale, const pare_entry *entry,
+                              pare_scheme *scheme)
 {
     int64_t n = 1, last = scale->rank == 2 ? scale->shape[1] : 1;
     for (int d = 0; d < scale->rank; d++)
@@ -209,8 +210,8 @@ static bool guess_granularity(const pare__array *scale, const pare_entry *entry,
     return true;
 }
 
-/* One byte a code: not every I8 or E4M3 tensor with a scale beside it is ours, so a config, or a shape that leaves no
- * doubt, must say so. */
+/* One byte a code: not every I8 or E4M3 tensor with a scale beside it is ours, so a config, or a
+ * shape that leaves no doubt, must say so. */
 static pare_status add_bytes(work *w, const pare__array *codes, int64_t scale_index, bool *taken)
 {
     const pare__array *scale = &w->store->arrays[scale_index];
@@ -247,11 +248,12 @@ static pare_status add_sparse(work *w, const char *module, const pare__array *va
     char *name;
     PARE_TRY(need(w, module, ".shape", &shape));
     PARE_TRY(find(w, module, ".row_offsets", &offsets));
-    PARE_REQUIRE(offsets >= 0 && values->rank == 1 && pare_dtype_is_weight(values->dtype),
-                 PARE_ERR_UNSUPPORTED,
-                 "%s: '%s' is compressed in another way than sparse-bitmask of F32, F16 or BF16, which "
-                 "this version does not read",
-                 w->store->path, module);
+    PARE_REQUIRE(
+        offsets >= 0 && values->rank == 1 && pare_dtype_is_weight(values->dtype),
+        PARE_ERR_UNSUPPORTED,
+        "%s: '%s' is compressed in another way than sparse-bitmask of F32, F16 or BF16, which "
+        "this version does not read",
+        w->store->path, module);
     PARE_TRY(join_name(module, 0, ".weight", &name));
     pare_status status = new_slot(w, name, &pare__codec_sparse, &slot);
     free(name);
@@ -283,11 +285,13 @@ static pare_status read_state(const work *w, const char *name, const pare__json 
     while (sound && known < 3 && strcmp(dtype, dtypes[known].name) != 0)
         known++;
     PARE_REQUIRE(sound && known < 3, PARE_ERR_DAMAGED,
-                 "%s: the quant_state of '%s' lacks a dtype, shape or blocksize", w->store->path, name);
-    PARE_REQUIRE(!pare__json_get(state, "nested_blocksize"), PARE_ERR_UNSUPPORTED,
-                 "%s: the scales of '%s' are quantised too (double quantisation), which this version does "
-                 "not read",
-                 w->store->path, name);
+                 "%s: the quant_state of '%s' lacks a dtype, shape or blocksize", w->store->path,
+                 name);
+    PARE_REQUIRE(
+        !pare__json_get(state, "nested_blocksize"), PARE_ERR_UNSUPPORTED,
+        "%s: the scales of '%s' are quantised too (double quantisation), which this version does "
+        "not read",
+        w->store->path, name);
     entry->rank = (int)rank;
     entry->dtype = dtypes[known].dtype;
     entry->form = PARE_FORM_QUANT;
@@ -395,7 +399,8 @@ pare_status pare__recognise(pare_store *store)
     pare__store_sort_arrays(store);
     PARE_TRY_DONE(pare__check_duplicates(store));
     PARE_TRY_DONE(parse_config(store, &w.config));
-    PARE_TRY_DONE(pare__hf_config_scheme(w.config, "", &any)); /* a method that is not read at all */
+    PARE_TRY_DONE(
+        pare__hf_config_scheme(w.config, "", &any)); /* a method that is not read at all */
     PARE_TRY_DONE(pare__calloc(store->array_count + 1, sizeof *w.used, &w.used));
     for (size_t i = 0; i < store->array_count; i++)
         if (!w.used[i])

@@ -1,5 +1,6 @@
-/* safetensors_read.c - one .safetensors file: its header becomes arrays. Nothing of it is believed before it is
- * checked: names, types, shapes, and that the tensors cover the data without holes or overlaps. */
+/* safetensors_read.c - one .safetensors file: its header becomes arrays. Nothing of it is believed
+ * before it is checked: names, types, shapes, and that the tensors cover the data without holes or
+ * overlaps. */
 #include "store_impl.h"
 
 #include <fcntl.h>
@@ -46,11 +47,12 @@ static pare_status read_shape(const reader *r, const pare__json *node, pare__arr
                  "%s: tensor '%s' has no list called shape", r->path, array->name);
     size_t rank = pare__json_size(node);
     PARE_REQUIRE(rank <= PARE_MAX_RANK, PARE_ERR_UNSUPPORTED,
-                 "%s: tensor '%s' has %zu dimensions; at most %d can be taken", r->path, array->name,
-                 rank, PARE_MAX_RANK);
+                 "%s: tensor '%s' has %zu dimensions; at most %d can be taken", r->path,
+                 array->name, rank, PARE_MAX_RANK);
     array->rank = (int)rank;
     for (size_t d = 0; d < rank; d++)
-        PARE_REQUIRE(pare__json_int(pare__json_at(node, d), &array->shape[d]) && array->shape[d] >= 0,
+        PARE_REQUIRE(pare__json_int(pare__json_at(node, d), &array->shape[d]) &&
+                         array->shape[d] >= 0,
                      PARE_ERR_DAMAGED, "%s: dimension %zu of tensor '%s' is no count", r->path, d,
                      array->name);
     return PARE_OK;
@@ -65,19 +67,21 @@ static pare_status read_offsets(const reader *r, const pare__json *node, pare__a
                      pare__json_int(pare__json_at(node, 1), &end) && begin >= 0 && end >= begin,
                  PARE_ERR_DAMAGED, "%s: tensor '%s' has no two ascending data_offsets", r->path,
                  array->name);
-    PARE_REQUIRE(end <= r->data_size, PARE_ERR_DAMAGED,
-                 "%s: tensor '%s' lies at [%lld, %lld) of the data, which has %lld bytes; was the file cut "
-                 "short?",
-                 r->path, array->name, (long long)begin, (long long)end, (long long)r->data_size);
+    PARE_REQUIRE(
+        end <= r->data_size, PARE_ERR_DAMAGED,
+        "%s: tensor '%s' lies at [%lld, %lld) of the data, which has %lld bytes; was the file cut "
+        "short?",
+        r->path, array->name, (long long)begin, (long long)end, (long long)r->data_size);
     PARE_TRY(pare_shape_size(array->dtype, array->rank, array->shape, &count, &bytes));
     pare_shape_text(array->rank, array->shape, shape, sizeof shape);
     PARE_REQUIRE(count % 8 * pare_dtype_bits(array->dtype) % 8 == 0, PARE_ERR_DAMAGED,
-                 "%s: tensor '%s' %s of %s does not end on a whole byte", r->path, array->name, shape,
-                 pare_dtype_name(array->dtype));
-    PARE_REQUIRE(end - begin == bytes, PARE_ERR_DAMAGED,
-                 "%s: tensor '%s' %s of %s needs %lld bytes, its data_offsets [%lld, %lld) give %lld",
-                 r->path, array->name, shape, pare_dtype_name(array->dtype), (long long)bytes,
-                 (long long)begin, (long long)end, (long long)(end - begin));
+                 "%s: tensor '%s' %s of %s does not end on a whole byte", r->path, array->name,
+                 shape, pare_dtype_name(array->dtype));
+    PARE_REQUIRE(
+        end - begin == bytes, PARE_ERR_DAMAGED,
+        "%s: tensor '%s' %s of %s needs %lld bytes, its data_offsets [%lld, %lld) give %lld",
+        r->path, array->name, shape, pare_dtype_name(array->dtype), (long long)bytes,
+        (long long)begin, (long long)end, (long long)(end - begin));
     array->file = r->file;
     array->offset = r->data + begin;
     array->bytes = bytes;
@@ -151,19 +155,22 @@ static pare_status read_members(const reader *r, const pare__json *root)
 static pare_status header_size(const pare__file *file, int64_t *size)
 {
     uint8_t prefix[PREFIX];
-    PARE_REQUIRE(file->size >= PREFIX, PARE_ERR_DAMAGED,
-                 "%s is %lld bytes long; a .safetensors file begins with the 8 bytes of its header's "
-                 "length",
-                 file->path, (long long)file->size);
+    PARE_REQUIRE(
+        file->size >= PREFIX, PARE_ERR_DAMAGED,
+        "%s is %lld bytes long; a .safetensors file begins with the 8 bytes of its header's "
+        "length",
+        file->path, (long long)file->size);
     PARE_TRY(pare__file_read(file->fd, file->path, prefix, PREFIX, 0));
     uint64_t n = little_endian(prefix);
-    PARE_REQUIRE(n <= HEADER_LIMIT, PARE_ERR_DAMAGED,
-                 "%s: its first 8 bytes announce a header of %llu bytes; at most %d are allowed, so this is "
-                 "no .safetensors file or a damaged one",
-                 file->path, (unsigned long long)n, HEADER_LIMIT);
-    PARE_REQUIRE((int64_t)n <= file->size - PREFIX, PARE_ERR_DAMAGED,
-                 "%s: its header of %llu bytes reaches past the end of the file at %lld; was it cut short?",
-                 file->path, (unsigned long long)n, (long long)file->size);
+    PARE_REQUIRE(
+        n <= HEADER_LIMIT, PARE_ERR_DAMAGED,
+        "%s: its first 8 bytes announce a header of %llu bytes; at most %d are allowed, so this is "
+        "no .safetensors file or a damaged one",
+        file->path, (unsigned long long)n, HEADER_LIMIT);
+    PARE_REQUIRE(
+        (int64_t)n <= file->size - PREFIX, PARE_ERR_DAMAGED,
+        "%s: its header of %llu bytes reaches past the end of the file at %lld; was it cut short?",
+        file->path, (unsigned long long)n, (long long)file->size);
     *size = (int64_t)n;
     return PARE_OK;
 }

@@ -1,7 +1,8 @@
-/* safetensors_write.c - headers of .safetensors files, for the single file and for a directory's shards.
+/* safetensors_write.c - headers of .safetensors files, for the single file and for a directory's
+ * shards.
  *
- * Tensors lie in order of element size, then name, so every one is aligned to its elements; the header is padded with
- * spaces so that the data begin at a multiple of 64.
+ * Tensors lie in order of element size, then name, so every one is aligned to its elements; the
+ * header is padded with spaces so that the data begin at a multiple of 64.
  */
 #include "store_impl.h"
 
@@ -78,13 +79,15 @@ done:
     return status;
 }
 
-static pare_status frame(const pare_writer *writer, const char *text, struct pare__st_header *header)
+static pare_status frame(const pare_writer *writer, const char *text,
+                         struct pare__st_header *header)
 {
     size_t length = strlen(text), padded = (length + PREFIX + ALIGN - 1) / ALIGN * ALIGN - PREFIX;
-    PARE_REQUIRE(padded <= HEADER_LIMIT, PARE_ERR_ARGUMENT,
-                 "%s: a header of %zu bytes is over the %d that .safetensors allows; write an .h5 or "
-                 "smaller shards",
-                 writer->path, padded, HEADER_LIMIT);
+    PARE_REQUIRE(
+        padded <= HEADER_LIMIT, PARE_ERR_ARGUMENT,
+        "%s: a header of %zu bytes is over the %d that .safetensors allows; write an .h5 or "
+        "smaller shards",
+        writer->path, padded, HEADER_LIMIT);
     char *bytes;
     PARE_TRY(pare__calloc(padded + PREFIX, 1, &bytes));
     for (int i = 0; i < PREFIX; i++)
@@ -128,8 +131,8 @@ static bool hex_digit(char c)
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
 }
 
-/* Whether a header on disk is the one that would be written. Digests in the provenance may be those of a run that was cut
- * while it finished. */
+/* Whether a header on disk is the one that would be written. Digests in the provenance may be those
+ * of a run that was cut while it finished. */
 static bool same_header(const char *disk, const char *ours, int64_t size)
 {
     size_t begin = PREFIX + strlen(provenance_at), n = (size_t)size;

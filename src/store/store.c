@@ -1,4 +1,5 @@
-/* store.c - opens a checkpoint through the containers' table and reads its entries through their codecs. */
+/* store.c - opens a checkpoint through the containers' table and reads its entries through their
+ * codecs. */
 #include "store_impl.h"
 
 #include "pare/ops.h"
@@ -64,10 +65,11 @@ pare_status pare_store_open(const char *path, pare_store **store)
     for (size_t i = 0; i < sizeof formats / sizeof *formats && !format; i++)
         if (formats[i]->probe(path))
             format = formats[i];
-    PARE_REQUIRE(format, PARE_ERR_UNSUPPORTED,
-                 "%s is no checkpoint: expected a Hugging Face directory, a .safetensors file or a pare "
-                 ".h5 file",
-                 path);
+    PARE_REQUIRE(
+        format, PARE_ERR_UNSUPPORTED,
+        "%s is no checkpoint: expected a Hugging Face directory, a .safetensors file or a pare "
+        ".h5 file",
+        path);
     pare_store *s = NULL;
     PARE_TRY(pare__calloc(1, sizeof *s, &s));
     pthread_mutex_init(&s->lock, NULL);
@@ -172,17 +174,16 @@ const pare_side_file *pare_store_side(const pare_store *store, int64_t index)
     return index >= 0 && index < pare_store_side_count(store) ? &store->sides[index].file : NULL;
 }
 
-pare_status pare_store_side_read(const pare_store *store, int64_t index, int64_t offset, int64_t size,
-                                 void *bytes)
+pare_status pare_store_side_read(const pare_store *store, int64_t index, int64_t offset,
+                                 int64_t size, void *bytes)
 {
     PARE_REQUIRE(index >= 0 && index < pare_store_side_count(store), PARE_ERR_ARGUMENT,
                  "%s: there is no side file %lld", store->path, (long long)index);
     const pare__side *side = &store->sides[index];
-    PARE_REQUIRE(offset >= 0 && size >= 0 && offset <= side->file.size &&
-                     size <= side->file.size - offset,
-                 PARE_ERR_ARGUMENT, "%s: bytes %lld to %lld of %s, which has %lld", store->path,
-                 (long long)offset, (long long)(offset + size), side->file.name,
-                 (long long)side->file.size);
+    PARE_REQUIRE(
+        offset >= 0 && size >= 0 && offset <= side->file.size && size <= side->file.size - offset,
+        PARE_ERR_ARGUMENT, "%s: bytes %lld to %lld of %s, which has %lld", store->path,
+        (long long)offset, (long long)(offset + size), side->file.name, (long long)side->file.size);
     if (side->in_file >= 0) {
         const pare__file *file = &store->files[side->in_file];
         return pare__file_read(file->fd, file->path, bytes, size, side->offset + offset);
@@ -218,7 +219,8 @@ static int64_t part_bound(const pare_store *store, const pare__slot *slot, int p
     if (entry->form == PARE_FORM_QUANT)
         block = pare_scheme_blocks(&entry->scheme, entry->rows, entry->cols).block_rows;
     int64_t slack = slot->codec->align_rows + (part ? block : 1);
-    int64_t rows = slack >= entry->rows || count >= entry->rows - slack ? entry->rows : count + slack;
+    int64_t rows =
+        slack >= entry->rows || count >= entry->rows - slack ? entry->rows : count + slack;
     pare__range range;
     slot->codec->range(entry, pare__is_native(store->format), part, 0, rows, 0, entry->nonzeros,
                        &range);
@@ -266,8 +268,8 @@ static pare_status read_array(const pare_store *store, const pare__slot *slot, i
     PARE_REQUIRE(range->offset >= 0 && range->size >= 0 && range->offset <= array->bytes &&
                      range->size <= array->bytes - range->offset,
                  PARE_ERR_INTERNAL, "%s: bytes %lld to %lld of %s, which has %lld",
-                 slot->entry.name, (long long)range->offset, (long long)(range->offset + range->size),
-                 array->name, (long long)array->bytes);
+                 slot->entry.name, (long long)range->offset,
+                 (long long)(range->offset + range->size), array->name, (long long)array->bytes);
     const pare__file *file = &store->files[array->file];
     return pare__file_read(file->fd, file->path, bytes, range->size, array->offset + range->offset);
 }
@@ -296,8 +298,7 @@ static pare_status sparse_bounds(const pare_store *store, const pare__slot *slot
     PARE_TRY(values_before(store, slot, first + count, end));
     PARE_REQUIRE(*end >= *before && *end - *before <= count * slot->entry.cols, PARE_ERR_DAMAGED,
                  "%s: rows %lld to %lld hold values %lld to %lld", slot->entry.name,
-                 (long long)first, (long long)(first + count), (long long)*before,
-                 (long long)*end);
+                 (long long)first, (long long)(first + count), (long long)*before, (long long)*end);
     return PARE_OK;
 }
 
@@ -362,24 +363,25 @@ static pare_status dequantize(pare_backend *be, const pare_entry *entry, const p
         if (n == 0)
             continue;
         PARE_TRY(pare_dequantize(
-            be, &(pare_dequantize_args){
-                    .scheme = entry->scheme,
-                    .codes = pare_matrix(rows->codes + done * entry->cols, PARE_I8, n, entry->cols),
-                    .block_rows = blocks.block_rows,
-                    .block_cols = blocks.block_cols,
-                    .scale = pare_matrix(rows->scale + scales, PARE_F32, down, blocks.across),
-                    .zero = pare_matrix(entry->scheme.asymmetric ? rows->zero + scales : NULL,
-                                        PARE_I8, down, blocks.across),
-                    .w = pare_matrix(values + done * entry->cols * pare_dtype_bits(entry->dtype) / 8,
-                                     entry->dtype, n, entry->cols)}));
+            be,
+            &(pare_dequantize_args){
+                .scheme = entry->scheme,
+                .codes = pare_matrix(rows->codes + done * entry->cols, PARE_I8, n, entry->cols),
+                .block_rows = blocks.block_rows,
+                .block_cols = blocks.block_cols,
+                .scale = pare_matrix(rows->scale + scales, PARE_F32, down, blocks.across),
+                .zero = pare_matrix(entry->scheme.asymmetric ? rows->zero + scales : NULL, PARE_I8,
+                                    down, blocks.across),
+                .w = pare_matrix(values + done * entry->cols * pare_dtype_bits(entry->dtype) / 8,
+                                 entry->dtype, n, entry->cols)}));
         done += n;
         scales += down * blocks.across;
     }
     return PARE_OK;
 }
 
-pare_status pare_store_read_values(pare_store *store, pare_backend *be, int64_t index, int64_t first,
-                                   int64_t count, void *values, void *scratch)
+pare_status pare_store_read_values(pare_store *store, pare_backend *be, int64_t index,
+                                   int64_t first, int64_t count, void *values, void *scratch)
 {
     const pare__slot *slot;
     PARE_TRY(slot_of(store, index, first, count, &slot));
@@ -428,7 +430,8 @@ static pare_status sum_piece(const pare_store *store, pare_backend *be, const pa
                              int64_t first, void **buffer, size_t *capacity, pare_sums *sums)
 {
     const pare_entry *entry = &slot->entry;
-    int64_t count = entry->rows - first < entry->piece_rows ? entry->rows - first : entry->piece_rows;
+    int64_t count =
+        entry->rows - first < entry->piece_rows ? entry->rows - first : entry->piece_rows;
     int64_t before, end;
     PARE_TRY(sparse_bounds(store, slot, first, count, &before, &end));
     for (int p = 0; p < PARE_MAX_PARTS; p++) {

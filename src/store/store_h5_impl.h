@@ -67,9 +67,9 @@ static inline int64_t pare__h5_text_size(const char *text)
     return text ? (int64_t)strlen(text) : 0;
 }
 
-/* Makes the file at part_path: everything but bytes. Metadata that need more than their block lie
- * between data. */
-pare_status pare__h5_make(const pare_writer *writer, const pare__h5_plan *plan);
+/* Fills the file at part_path, open as fd: everything but bytes. Metadata that need more than their
+ * block lie between data. */
+pare_status pare__h5_make(const pare_writer *writer, const pare__h5_plan *plan, int fd);
 
 /* The writer's half of the container's table (store_impl.h has the contracts). */
 pare_status pare__h5_accepts(const pare_entry *entry, const char *format_option);

@@ -1,23 +1,29 @@
 /* store_h5_make.c - has HDF5 write the metadata of a native checkpoint: a file whose datasets have
  * places, but no bytes yet. HDF5 is then done with it.
+ *
+ * HDF5 does not survive a write that fails (a process that met a full disk crashes when it exits).
+ * So it gets a file that is large enough, and whose room for metadata is reserved on the disk,
+ * before its first write.
  */
 #include "store_h5_impl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
+
+#define META_ROOM 4096 /* for what HDF5 writes beside its block */
 
 typedef struct maker {
     const pare_writer *writer;
     const pare__h5_plan *plan;
-    hid_t file, set_list, access, create;
+    int64_t root; /* bytes of metadata that are there already */
+    hid_t file, set_list, access;
 } maker;
 
-/* HDF5 does not hand on why a write failed; a full disk still shows in errno. */
 static pare_status write_error(const pare_writer *writer, const char *what)
 {
-    bool full = errno == ENOSPC || errno == EDQUOT;
-    PARE_FAIL(full ? PARE_ERR_FULL : PARE_ERR_IO, "%s: cannot write the HDF5 metadata of %s%s",
-              writer->part_path, what, full ? ": no space left; free some and run it again" : "");
+    PARE_FAIL(PARE_ERR_IO, "%s: HDF5 cannot write the metadata of %s", writer->part_path, what);
 }
 
 /* An attribute of that type: a scalar if count is -1, else a vector. */
@@ -224,9 +230,6 @@ static pare_status make_sides(const maker *m)
 static pare_status make_all(const maker *m)
 {
     const pare_writer *w = m->writer;
-    if (!put_text(m->file, "format", PARE__H5_FORMAT) ||
-        !put_int(m->file, "version", PARE__H5_VERSION))
-        PARE_TRY(write_error(w, "the root"));
     PARE_TRY(make_tensors(m));
     PARE_TRY(make_sides(m));
     if (w->config)
@@ -239,17 +242,13 @@ static pare_status make_all(const maker *m)
     return PARE_OK;
 }
 
-/* Earliest format, no times, bytes in one piece placed at once and never touched; all metadata in
- * one block of meta_size bytes behind the seal. */
+/* Earliest format; bytes in one piece, placed at once and never touched; metadata in one block. */
 static bool set_lists(maker *m)
 {
-    m->create = H5Pcreate(H5P_FILE_CREATE);
     m->access = pare__h5_access();
     m->set_list = H5Pcreate(H5P_DATASET_CREATE);
-    return H5Pset_userblock(m->create, PARE__H5_BLOCK) >= 0 &&
-           H5Pset_obj_track_times(m->create, false) >= 0 &&
-           H5Pset_libver_bounds(m->access, H5F_LIBVER_EARLIEST, H5F_LIBVER_V18) >= 0 &&
-           H5Pset_meta_block_size(m->access, (hsize_t)m->plan->metadata_block) >= 0 &&
+    return H5Pset_libver_bounds(m->access, H5F_LIBVER_EARLIEST, H5F_LIBVER_V18) >= 0 &&
+           H5Pset_meta_block_size(m->access, (hsize_t)(m->plan->metadata_block - m->root)) >= 0 &&
            H5Pset_small_data_block_size(m->access, 0) >= 0 &&
            H5Pset_layout(m->set_list, H5D_CONTIGUOUS) >= 0 &&
            H5Pset_alloc_time(m->set_list, H5D_ALLOC_TIME_EARLY) >= 0 &&
@@ -257,27 +256,81 @@ static bool set_lists(maker *m)
            H5Pset_obj_track_times(m->set_list, false) >= 0;
 }
 
-static pare_status make_file(const pare_writer *writer, const pare__h5_plan *plan)
+/* A file with a root and nothing else, in memory. Caller frees. */
+static pare_status make_root(const pare_writer *writer, char **image, int64_t *size)
 {
-    maker m = {.writer = writer, .plan = plan, .file = -1};
-    errno = 0;
+    hid_t create = H5Pcreate(H5P_FILE_CREATE), access = pare__h5_access();
+    hid_t file = -1;
+    if (H5Pset_userblock(create, PARE__H5_BLOCK) >= 0 &&
+        H5Pset_obj_track_times(create, false) >= 0 &&
+        H5Pset_libver_bounds(access, H5F_LIBVER_EARLIEST, H5F_LIBVER_V18) >= 0 &&
+        H5Pset_fapl_core(access, META_ROOM, false) >= 0)
+        file = H5Fcreate(writer->part_path, H5F_ACC_TRUNC, create, access);
+    bool good = file >= 0 && put_text(file, "format", PARE__H5_FORMAT) &&
+                put_int(file, "version", PARE__H5_VERSION) && H5Fflush(file, H5F_SCOPE_LOCAL) >= 0;
+    *size = good ? H5Fget_file_image(file, NULL, 0) : -1;
+    pare_status status =
+        *size > 0 ? pare__calloc((size_t)*size, 1, image) : write_error(writer, "the root");
+    if (status == PARE_OK && H5Fget_file_image(file, *image, (size_t)*size) != *size)
+        status = write_error(writer, "the root");
+    if (file >= 0)
+        H5Fclose(file);
+    H5Pclose(access);
+    H5Pclose(create);
+    PARE_TRY(status);
+    return PARE_OK;
+}
+
+/* Puts the root, of *root bytes, into the file and makes room for the rest. */
+static pare_status reserve(const pare_writer *writer, const pare__h5_plan *plan, int fd,
+                           int64_t *root)
+{
+    char *image = NULL;
+    int64_t size = 0;
+    pare_status status = make_root(writer, &image, &size);
+    if (status == PARE_OK && ftruncate(fd, 0) != 0)
+        status = pare__error(pare__errno_status(errno), __func__, "%s: cannot be emptied: %s",
+                             writer->part_path, strerror(errno));
+    /* Whether an image has the user block in front depends on the library's version. */
+    int64_t at = status == PARE_OK && image[0] != '\0' ? PARE__H5_BLOCK : 0;
+    if (status == PARE_OK)
+        status = pare__file_write(fd, writer->part_path, image, size, at);
+    free(image);
+    PARE_TRY(status);
+    *root = at + size - PARE__H5_BLOCK;
+    int error = posix_fallocate(fd, 0, PARE__H5_BLOCK + plan->metadata_block + META_ROOM);
+    PARE_REQUIRE(error == 0 || error == EOPNOTSUPP || error == EINVAL, pare__errno_status(error),
+                 "%s: no room for %lld bytes of metadata: %s; free some space and run it again",
+                 writer->part_path, (long long)plan->metadata_block, strerror(error));
+    int64_t whole = writer->files[0].size + 2 * plan->metadata_block;
+    PARE_REQUIRE(ftruncate(fd, whole) == 0, pare__errno_status(errno),
+                 "%s: a file of %lld bytes is not possible here: %s", writer->part_path,
+                 (long long)whole, strerror(errno));
+    return PARE_OK;
+}
+
+static pare_status make_file(const pare_writer *writer, const pare__h5_plan *plan, int64_t root)
+{
+    maker m = {.writer = writer, .plan = plan, .root = root, .file = -1};
     if (set_lists(&m))
-        m.file = H5Fcreate(writer->part_path, H5F_ACC_TRUNC, m.create, m.access);
+        m.file = H5Fopen(writer->part_path, H5F_ACC_RDWR, m.access);
     pare_status status = m.file < 0 ? write_error(writer, "the file") : make_all(&m);
     if (m.file >= 0 && H5Fclose(m.file) < 0 && status == PARE_OK)
         status = write_error(writer, "the file");
     H5Pclose(m.set_list);
     H5Pclose(m.access);
-    H5Pclose(m.create);
     PARE_TRY(status);
     return PARE_OK;
 }
 
-pare_status pare__h5_make(const pare_writer *writer, const pare__h5_plan *plan)
+pare_status pare__h5_make(const pare_writer *writer, const pare__h5_plan *plan, int fd)
 {
     pare__h5_scope scope;
     pare__h5_enter(&scope);
-    pare_status status = make_file(writer, plan);
+    int64_t root = 0;
+    pare_status status = reserve(writer, plan, fd, &root);
+    if (status == PARE_OK)
+        status = make_file(writer, plan, root);
     pare__h5_leave(&scope);
     PARE_TRY(status);
     return PARE_OK;

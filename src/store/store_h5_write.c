@@ -118,6 +118,8 @@ pare_status pare__h5_layout(pare_writer *writer)
         PARE_REQUIRE(pare__add(size, pare_store_side(writer->source, i)->size, &size),
                      PARE_ERR_ARGUMENT, "%s: the file would have more than 2^63 bytes",
                      writer->path);
+    PARE_REQUIRE(size <= INT64_MAX / 2, PARE_ERR_ARGUMENT,
+                 "%s: a file of %" PRId64 " bytes is beyond any disk", writer->path, size);
     writer->files[index].size = size;
     return PARE_OK;
 }
@@ -144,7 +146,7 @@ static pare_status make_part_file(const pare_writer *writer, int fd, h5_state *s
     for (;; state->plan.metadata_block *= 2) {
         PARE_REQUIRE(state->plan.metadata_block < MAX_META, PARE_ERR_INTERNAL,
                      "%s: HDF5 does not keep its metadata together", writer->part_path);
-        PARE_TRY(pare__h5_make(writer, &state->plan));
+        PARE_TRY(pare__h5_make(writer, &state->plan, fd));
         PARE_TRY(scan_part(writer, state));
         if (state->map.dense)
             break;

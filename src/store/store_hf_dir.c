@@ -1,5 +1,5 @@
-/* store_hf_dir.c - a Hugging Face model directory: config.json, safetensors in one file or several with an index, and
- * whatever else lies there. */
+/* store_hf_dir.c - a Hugging Face model directory: config.json, safetensors in one file or several
+ * with an index, and whatever else lies there. */
 #include "store_impl.h"
 
 #include <fcntl.h>
@@ -14,12 +14,30 @@ enum { TEXT_LIMIT = 64 * 1024 * 1024, COPY_BYTES = 1024 * 1024 };
 /* ---- side files ------------------------------------------------------------------------------ */
 
 /* Weights and what describes them, in any format: these do not go along. */
-static const char *const weight_patterns[] = {
-    "*.safetensors", "*.safetensors.index.json", "*.bin",      "*.bin.index.json", "*.pt",
-    "*.pth",         "*.ckpt",                   "*.h5",       "*.msgpack",        "*.onnx",
-    "*.onnx_data",   "*.gguf",                   "*.ot",       "*.npz",            "*.tflite",
-    "*.mlmodel",     "*.tar",                    "*.tar.*",    "config.json",      "pare.json",
-    "quant_config.json", "quantize_config.json", "hf_quant_config.json", NULL};
+static const char *const weight_patterns[] = {"*.safetensors",
+                                              "*.safetensors.index.json",
+                                              "*.bin",
+                                              "*.bin.index.json",
+                                              "*.pt",
+                                              "*.pth",
+                                              "*.ckpt",
+                                              "*.h5",
+                                              "*.msgpack",
+                                              "*.onnx",
+                                              "*.onnx_data",
+                                              "*.gguf",
+                                              "*.ot",
+                                              "*.npz",
+                                              "*.tflite",
+                                              "*.mlmodel",
+                                              "*.tar",
+                                              "*.tar.*",
+                                              "config.json",
+                                              "pare.json",
+                                              "quant_config.json",
+                                              "quantize_config.json",
+                                              "hf_quant_config.json",
+                                              NULL};
 
 static bool carried(const char *name)
 {
@@ -202,8 +220,9 @@ static pare_status each_beside(pare_writer *writer,
     for (size_t i = 0; writer->source && i < writer->source->side_count; i++) {
         const pare_side_file *side = &writer->source->sides[i].file;
         if (carried(side->name))
-            PARE_TRY(visit_one(writer, file++,
-                               &(beside){.name = side->name, .side = (int64_t)i, .size = side->size}));
+            PARE_TRY(
+                visit_one(writer, file++,
+                          &(beside){.name = side->name, .side = (int64_t)i, .size = side->size}));
     }
     return PARE_OK;
 }
@@ -226,7 +245,8 @@ static pare_status add_beside(pare_writer *writer, int file, const beside *one)
     return add_file(writer, one->name, one->size);
 }
 
-/* Entries go to shards in order of names; an entry's arrays stay together. Returns how many shards. */
+/* Entries go to shards in order of names; an entry's arrays stay together. Returns how many shards.
+ */
 static int assign_shards(pare_writer *writer)
 {
     int shard = 0;
@@ -273,7 +293,8 @@ static pare_status index_text(const pare_writer *writer, int shards, char **text
     return status;
 }
 
-/* Codes mean nothing without quantization_config, so a directory that has no config.json gets one with just that. */
+/* Codes mean nothing without quantization_config, so a directory that has no config.json gets one
+ * with just that. */
 static pare_status config_text(const pare_writer *writer, char **text)
 {
     if (writer->config || !writer->quantization_config)
@@ -378,10 +399,11 @@ static pare_status accepts(const pare_entry *entry, const char *format_option)
                  "%s has %d dimensions: compressed-tensors has no convolution; write an .h5 or a "
                  ".safetensors file, or leave this tensor out",
                  entry->name, entry->rank);
-    PARE_REQUIRE(length > 7 && strcmp(entry->name + length - 7, ".weight") == 0, PARE_ERR_ARGUMENT,
-                 "%s: compressed-tensors quantises modules' .weight only; write an .h5 or a .safetensors "
-                 "file, or leave this tensor out",
-                 entry->name);
+    PARE_REQUIRE(
+        length > 7 && strcmp(entry->name + length - 7, ".weight") == 0, PARE_ERR_ARGUMENT,
+        "%s: compressed-tensors quantises modules' .weight only; write an .h5 or a .safetensors "
+        "file, or leave this tensor out",
+        entry->name);
     return PARE_OK;
 }
 

@@ -299,6 +299,10 @@ pare_status pare__hf_config_write(const char *config, const pare__slot *slots, s
 pare_status pare__hf_config_scheme(const pare__json *config, const char *module,
                                    pare_scheme *scheme);
 
+/* Whether a Python pattern matches at the start of a name (re_match.c). PARE_ERR_UNSUPPORTED for
+ * one that is beyond what is known there. */
+pare_status pare__re_match(const char *pattern, const char *name, bool *match);
+
 /* ---- safetensors pieces (safetensors_{read,write}.c) ----------------------------------------- */
 
 /* Whether a file begins like safetensors: a plausible header length and '{'. */

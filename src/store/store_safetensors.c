@@ -1,5 +1,5 @@
-/* store_safetensors.c - a checkpoint that is one .safetensors file. Config is not kept in it; quantization_config and
- * provenance are strings of its "__metadata__". */
+/* store_safetensors.c - a checkpoint that is one .safetensors file. Config is not kept in it;
+ * quantization_config and provenance are strings of its "__metadata__". */
 #include "store_impl.h"
 
 #include <string.h>
@@ -41,7 +41,8 @@ static pare_status create(pare_writer *writer, bool resume)
     return pare__st_create(writer, writer->format_state, resume);
 }
 
-/* The provenance may have changed in its digits: the header is written again, at the same length. */
+/* The provenance may have changed in its digits: the header is written again, at the same length.
+ */
 static pare_status finish(pare_writer *writer)
 {
     pare__st_state *state = writer->format_state;

@@ -1,4 +1,5 @@
-/* store_tables.c - the growing tables inside a store and a writer, and the checks that every container needs. */
+/* store_tables.c - the growing tables inside a store and a writer, and the checks that every
+ * container needs. */
 #include "store_impl.h"
 
 #include <string.h>
@@ -91,8 +92,8 @@ int64_t pare__store_find_array(const pare_store *store, const char *name)
 pare_status pare__check_duplicates(const pare_store *store)
 {
     for (size_t i = 1; i < store->array_count; i++)
-        PARE_REQUIRE(strcmp(store->arrays[i - 1].name, store->arrays[i].name) != 0, PARE_ERR_DAMAGED,
-                     "tensor '%s' is both in %s and in %s", store->arrays[i].name,
+        PARE_REQUIRE(strcmp(store->arrays[i - 1].name, store->arrays[i].name) != 0,
+                     PARE_ERR_DAMAGED, "tensor '%s' is both in %s and in %s", store->arrays[i].name,
                      store->files[store->arrays[i - 1].file].path,
                      store->files[store->arrays[i].file].path);
     return PARE_OK;
@@ -101,14 +102,15 @@ pare_status pare__check_duplicates(const pare_store *store)
 pare_status pare__entry_complete(pare_entry *entry)
 {
     int64_t count;
-    PARE_TRY(pare_shape_size(entry->dtype, entry->rank, entry->shape, &count, &entry->stored_bytes));
+    PARE_TRY(
+        pare_shape_size(entry->dtype, entry->rank, entry->shape, &count, &entry->stored_bytes));
     PARE_REQUIRE(count < (int64_t)1 << 56, PARE_ERR_DAMAGED,
                  "%s: %lld elements are beyond any machine", entry->name, (long long)count);
     pare_shape_matrix(entry->rank, entry->shape, &entry->rows, &entry->cols);
     if (entry->piece_rows == 0)
         entry->piece_rows = pare_piece_rows(entry->dtype, entry->cols);
-    PARE_REQUIRE(entry->piece_rows > 0 && entry->piece_rows < (int64_t)1 << 56, PARE_ERR_DAMAGED, "%s: pieces of %lld rows", entry->name,
-                 (long long)entry->piece_rows);
+    PARE_REQUIRE(entry->piece_rows > 0 && entry->piece_rows < (int64_t)1 << 56, PARE_ERR_DAMAGED,
+                 "%s: pieces of %lld rows", entry->name, (long long)entry->piece_rows);
     return PARE_OK;
 }
 
@@ -130,15 +132,16 @@ static pare_status check_sorted(const char *path, const pare__array *const *sort
     for (size_t i = 0; i < count; i++) {
         const pare__array *a = sorted[i];
         PARE_REQUIRE(a->offset >= at, PARE_ERR_DAMAGED,
-                     "%s: tensor '%s' at offset %lld overlaps %s, which ends at %lld", path, a->name,
-                     (long long)a->offset, before, (long long)at);
+                     "%s: tensor '%s' at offset %lld overlaps %s, which ends at %lld", path,
+                     a->name, (long long)a->offset, before, (long long)at);
         PARE_REQUIRE(!must_cover || a->offset == at, PARE_ERR_DAMAGED,
                      "%s: a hole of %lld bytes lies in front of tensor '%s' at offset %lld", path,
                      (long long)(a->offset - at), a->name, (long long)a->offset);
-        PARE_REQUIRE(a->offset <= end && a->bytes <= end - a->offset, PARE_ERR_DAMAGED,
-                     "%s: tensor '%s' of %lld bytes at offset %lld reaches past the end of the file at "
-                     "%lld; was it cut short?",
-                     path, a->name, (long long)a->bytes, (long long)a->offset, (long long)end);
+        PARE_REQUIRE(
+            a->offset <= end && a->bytes <= end - a->offset, PARE_ERR_DAMAGED,
+            "%s: tensor '%s' of %lld bytes at offset %lld reaches past the end of the file at "
+            "%lld; was it cut short?",
+            path, a->name, (long long)a->bytes, (long long)a->offset, (long long)end);
         at = a->offset + a->bytes;
         before = a->name;
     }

@@ -68,7 +68,8 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* No two arrays may have one name: "a.weight" quantised makes "a.weight_scale", which may be an entry of its own. */
+/* No two arrays may have one name: "a.weight" quantised makes "a.weight_scale", which may be an
+ * entry of its own. */
 static pare_status check_names(const pare_writer *writer)
 {
     const char **names;
@@ -184,7 +185,8 @@ static pare_status create(pare_writer *writer, bool resume)
     return writer->format->create(writer, resume);
 }
 
-pare_status pare_writer_create(const pare_writer_options *options, bool resume, pare_writer **writer)
+pare_status pare_writer_create(const pare_writer_options *options, bool resume,
+                               pare_writer **writer)
 {
     pare_writer *w;
     PARE_TRY(prepare(options, &w));
@@ -271,8 +273,8 @@ static pare_status sum_pieces(pare_backend *be, const pare__slot *slot, const pa
     for (int64_t first = rows->first; first < end; first += entry->piece_rows, before = after) {
         int64_t count = end - first < entry->piece_rows ? end - first : entry->piece_rows;
         if (entry->form == PARE_FORM_SPARSE)
-            after = before +
-                    pare__mask_ones(rows->mask + (first - rows->first) * mask_row, count * mask_row);
+            after = before + pare__mask_ones(rows->mask + (first - rows->first) * mask_row,
+                                             count * mask_row);
         for (int p = 0; p < PARE_MAX_PARTS; p++) {
             pare__range all, piece;
             if (slot->array[p] < 0)
@@ -283,10 +285,11 @@ static pare_status sum_pieces(pare_backend *be, const pare__slot *slot, const pa
             if (piece.size == 0)
                 continue;
             PARE_TRY(pare_digest(
-                be, &(pare_digest_args){.bytes = (const char *)bytes[p] + (piece.offset - all.offset),
-                                        .size = piece.size,
-                                        .seed = (uint64_t)(first / entry->piece_rows),
-                                        .result = &sums->sum[2 * p]}));
+                be,
+                &(pare_digest_args){.bytes = (const char *)bytes[p] + (piece.offset - all.offset),
+                                    .size = piece.size,
+                                    .seed = (uint64_t)(first / entry->piece_rows),
+                                    .result = &sums->sum[2 * p]}));
         }
     }
     return PARE_OK;
@@ -296,13 +299,14 @@ static pare_status check_rows(const pare__slot *slot, const pare_rows *rows, int
 {
     const pare_entry *entry = &slot->entry;
     int64_t end = rows->first + rows->count;
-    PARE_REQUIRE(rows->first >= 0 && rows->count >= 0 && end <= entry->rows &&
-                     whole(entry, rows->first) && whole(entry, end),
-                 PARE_ERR_ARGUMENT,
-                 "%s: rows %lld to %lld of %lld cannot be written by themselves; whole pieces of %lld "
-                 "rows can",
-                 entry->name, (long long)rows->first, (long long)end, (long long)entry->rows,
-                 (long long)entry->piece_rows);
+    PARE_REQUIRE(
+        rows->first >= 0 && rows->count >= 0 && end <= entry->rows && whole(entry, rows->first) &&
+            whole(entry, end),
+        PARE_ERR_ARGUMENT,
+        "%s: rows %lld to %lld of %lld cannot be written by themselves; whole pieces of %lld "
+        "rows can",
+        entry->name, (long long)rows->first, (long long)end, (long long)entry->rows,
+        (long long)entry->piece_rows);
     *values_end = 0;
     if (entry->form != PARE_FORM_SPARSE)
         return PARE_OK;

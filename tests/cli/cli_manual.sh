@@ -15,6 +15,10 @@ offers() {
 [ "$(offers pare quantize m --sche)" = --scheme ] || fail "no --scheme"
 [ "$(offers pare prune m --scope g)" = global ] || fail "no global"
 offers pare inspect m -- | grep -q -- --sparsity && fail "inspect has no --sparsity"
+for shell in zsh fish; do
+    "$PARE" --completion "$shell" >"pare.$shell"
+    ! command -v "$shell" >/dev/null || "$shell" -n "pare.$shell" || fail "$shell does not read it"
+done
 refuse 2 'bash, zsh' "$PARE" --completion csh
 
 # A result that cannot be written is a failure.

@@ -8,14 +8,14 @@ import re
 import numpy as np
 
 import oracle
-from support import Array, read, tensor
+from support import Array, read, read_file, tensor
 
 
 def settings(path):
-    """quantization_config of a directory, {} without."""
+    """quantization_config of a directory or (in its metadata) of a file, {} without."""
     path = pathlib.Path(path)
     if path.is_file():
-        return {}
+        return json.loads(read_file(path)[1].get("quantization_config", "{}"))
     return json.loads((path / "config.json").read_text()).get("quantization_config", {})
 
 
@@ -50,18 +50,20 @@ def scheme_of(arguments):
     return scheme
 
 
-def compressed(module, arrays, config):
-    """(dtype, codes, scale, zero, scheme) of a compressed-tensors module; popped from arrays."""
-    scheme = scheme_of(group_of(config, module))
-    scale = arrays.pop(f"{module}.weight_scale")
-    zero = arrays.pop(f"{module}.weight_zero_point", None)
-    if packed := arrays.pop(f"{module}.weight_packed", None):
-        shape = arrays.pop(f"{module}.weight_shape").raw()
-        rows, cols = map(int, shape)
+def compressed(name, arrays, config):
+    """(dtype, shape, codes, scale, zero, scheme) of a compressed tensor; popped from arrays."""
+    scheme = scheme_of(group_of(config, name.removesuffix(".weight")))
+    scale = arrays.pop(f"{name}_scale")
+    zero = arrays.pop(f"{name}_zero_point", None)
+    if packed := arrays.pop(f"{name}_packed", None):
+        shape = tuple(map(int, arrays.pop(f"{name}_shape").raw()))
+        cols = int(np.prod(shape[1:]))
         q = oracle.unpack_stream(packed.raw(), scheme["bits"], cols).astype(np.int8)
-        assert q.shape == (rows, cols)
+        assert q.shape == (shape[0], cols)
     else:
-        q = arrays.pop(f"{module}.weight").raw().view(np.int8)
+        q = arrays.pop(name).raw().view(np.int8)
+        shape = q.shape
+        q = q.reshape(shape[0], -1)
     s = scale.f32().reshape(1, 1) if scale.f32().size == 1 and q.shape[0] != 1 else scale.f32()
     s = s.reshape(s.shape[0], -1) if s.ndim else s.reshape(1, 1)
     z = np.zeros(s.shape, np.int8)
@@ -69,7 +71,7 @@ def compressed(module, arrays, config):
         z = oracle.unpack_stream(zero.raw().T, scheme["bits"], s.shape[0]).T.astype(np.int8)
     elif zero is not None:
         z = zero.raw().reshape(s.shape)
-    return scale.dtype, q, s, z, scheme
+    return scale.dtype, shape, q, s, z, scheme
 
 
 def nf4(name, arrays):
@@ -112,14 +114,14 @@ def dense(path):
         if name.endswith(".quant_state.bitsandbytes__nf4"):
             name = name.removesuffix(".quant_state.bitsandbytes__nf4")
             result[name] = nf4(name, arrays)
-        elif name.endswith(".weight_scale"):
-            module = name.removesuffix(".weight_scale")
-            assert not ignored(config, module), f"{module} is quantised and ignored"
-            dtype, q, s, z, scheme = compressed(module, arrays, config)
+        elif name.endswith("_scale") and not name.endswith("input_scale"):
+            name = name.removesuffix("_scale")
+            assert not ignored(config, name.removesuffix(".weight")), f"{name} is to be ignored"
+            dtype, shape, q, s, z, scheme = compressed(name, arrays, config)
             block = oracle.blocks_of(scheme, *q.shape)
             wide = [oracle.spread(x, block, q.shape) for x in (s, z)]
-            result[f"{module}.weight"] = tensor(
-                dtype, oracle.rounded(oracle.decode(scheme, q, *wide), dtype))
+            values = oracle.rounded(oracle.decode(scheme, q, *wide), dtype)
+            result[name] = tensor(dtype, values.reshape(shape))
         elif name.endswith(".bitmask"):
             prefix = name.removesuffix(".bitmask")
             result[f"{prefix}.weight"] = sparse(prefix, arrays)

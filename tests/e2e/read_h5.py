@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Reads a native checkpoint by docs/formats/store.md alone (h5py, numpy) and compares it with what pare reads.
+"""Reads a native checkpoint by docs/formats/store.md alone (h5py, numpy) and compares it with pare.
 
     read_h5.py CHECKPOINT EXPECTED
 
-EXPECTED is a folder: tensors.txt has a line "<number> <dtype> <d0,d1,...> <name in hex>" for every tensor, in order, and
-<number>.bin the bytes of its values as pare decodes them; sides.txt and side<number>.bin likewise ("<number> <name in hex>");
-config.bin and provenance.bin where the checkpoint has them. Exit code 0 if all agree, 1 with a sentence otherwise, 77 if h5py
-or numpy is missing.
+EXPECTED is a folder: tensors.txt has a line "<number> <dtype> <d0,d1,...> <name in hex>" for every
+tensor, in order, and <number>.bin the bytes of its values as pare decodes them; sides.txt and
+side<number>.bin likewise ("<number> <name in hex>"); config.bin and provenance.bin where the
+checkpoint has them. Exit code 0 if all agree, 1 with a sentence otherwise, 77 if h5py or numpy is
+missing.
 """
 import ctypes
 import os
@@ -23,7 +24,8 @@ try:  # only for /checksums
 except (OSError, AttributeError):
     XXH3 = None
 else:
-    XXH3.restype = type("Digest", (ctypes.Structure,), {"_fields_": [("low", ctypes.c_uint64), ("high", ctypes.c_uint64)]})
+    HALVES = {"_fields_": [("low", ctypes.c_uint64), ("high", ctypes.c_uint64)]}
+    XXH3.restype = type("Digest", (ctypes.Structure,), HALVES)
     XXH3.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint64]
 
 BLOCK = 512
@@ -38,12 +40,13 @@ FLOATS = {  # exponent bits, mantissa bits, bias, Inf?, codes that are NaN
     "F6_E3M2": (3, 2, 3, False, ()),
     "F4": (2, 1, 1, False, ()),
 }
-WHOLE = {"F64": "<f8", "F32": "<f4", "C64": "<c8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
-         "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "<u1"}
+WHOLE = {"F64": "<f8", "F32": "<f4", "C64": "<c8", "I64": "<i8", "I32": "<i4", "I16": "<i2",
+         "I8": "<i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "<u1"}
 PACKED = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
-NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
-                -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725,
-                0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+                -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0,
+                0.07958029955625534, 0.16093020141124725, 0.24611230194568634,
+                0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
                 0.7229568362236023, 1], dtype=np.float32)
 
 
@@ -92,7 +95,8 @@ def numbers(codes, dtype):
     codes = codes.astype(np.int64)
     sign = np.where(codes >> (exponent + mantissa) & 1, -1.0, 1.0)
     e, m = codes >> mantissa & (1 << exponent) - 1, codes & (1 << mantissa) - 1
-    value = np.where(e > 0, np.ldexp(1 + m / 2**mantissa, e - bias), np.ldexp(m / 2**mantissa, 1 - bias)) * sign
+    normal, subnormal = np.ldexp(1 + m / 2**mantissa, e - bias), np.ldexp(m / 2**mantissa, 1 - bias)
+    value = np.where(e > 0, normal, subnormal) * sign
     if infinite:
         top = e == (1 << exponent) - 1
         value = np.where(top, np.where(m == 0, sign * np.inf, np.nan), value)
@@ -259,14 +263,16 @@ class Checkpoint:
                 dtype = text(item.attrs["dtype"])
                 shape = tuple(item.attrs["shape"]) if dtype in PACKED else item.shape
                 rows, cols = as_matrix(shape)
-                bits = cols * PACKED.get(dtype, item.dtype.itemsize * 8 if dtype in WHOLE else
-                                         {"F16": 16, "BF16": 16}.get(dtype, 8))
-                yield f"tensors/{link}", self.cut(item, rows, step, lambda r, b=bits: (r * b // 8, -(-r * b // 8)))
+                width = PACKED[dtype] if dtype in PACKED else item.id.get_type().get_size() * 8
+                row = cols * width
+                pieces = self.cut(item, rows, step, lambda r, b=row: (r * b // 8, -(-r * b // 8)))
+                yield f"tensors/{link}", pieces
                 continue
             rows, cols = as_matrix(tuple(item.attrs["shape"]))
             for part in ("codes", "scale", "zero", "values", "mask", "row_offsets"):
                 if part in item:
-                    yield f"tensors/{link}/{part}", self.cut(item[part], rows, step, self.places(item, part, rows))
+                    pieces = self.cut(item[part], rows, step, self.places(item, part, rows))
+                    yield f"tensors/{link}/{part}", pieces
         for name, item in sorted(self.sides()):
             raw = self.raw(item).tobytes()
             yield item.name[1:], [raw[i : i + 524288] for i in range(0, len(raw), 524288)]
@@ -286,7 +292,8 @@ class Checkpoint:
 
     def cut(self, dataset, rows, step, place):
         raw = self.raw(dataset).tobytes()
-        return [raw[place(first)[0] : place(min(first + step, rows))[1]] for first in range(0, rows, step)]
+        ends = ((first, min(first + step, rows)) for first in range(0, rows, step))
+        return [raw[place(first)[0] : place(end)[1]] for first, end in ends]
 
     def check_checksums(self):
         lines = []
@@ -301,7 +308,8 @@ class Checkpoint:
             fail("/checksums does not hold")
 
     def check_texts(self):
-        texts = b"".join(self.text(name) or b"" for name in ("config", "metadata", "provenance", "checksums"))
+        names = ("config", "metadata", "provenance", "checksums")
+        texts = b"".join(self.text(name) or b"" for name in names)
         if f"{crc64(texts):016x}" != self.seal["texts crc64"]:
             fail("the texts' CRC does not hold")
 
@@ -337,7 +345,8 @@ def main():
     for name in ("config", "provenance"):
         if checkpoint.text(name) != expected(folder, f"{name}.bin"):
             fail(f"/{name}: other text than pare reads")
-    print(f"{len(found)} tensors and {len(sides)} side files agree" + ("" if XXH3 else "; no libxxhash: checksums not tried"))
+    print(f"{len(found)} tensors and {len(sides)} side files agree"
+          + ("" if XXH3 else "; no libxxhash: checksums not tried"))
 
 
 main()

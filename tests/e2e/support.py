@@ -1,8 +1,8 @@
 """What the scripts of this folder share: running pare, reading and writing safetensors with numpy
 alone.
 
-Environment: PARE (the program), PARE_TEST_DATA (real checkpoints, may be unset). A script that cannot
-run says why and exits 77, which ctest shows as skipped.
+Environment: PARE (the program), PARE_TEST_DATA (real checkpoints, may be unset). A script that
+cannot run says why and exits 77, which ctest shows as skipped.
 """
 import contextlib
 import json
@@ -150,8 +150,8 @@ def write_directory(path, tensors, config, shards=1):
 def pare(*arguments, code=0, env=None, **options):
     """Runs the program; fails unless it exits with `code`. Gives the finished process."""
     command = [PARE, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(env or {})},
-                          **options)
+    done = subprocess.run(command, capture_output=True, text=True,
+                          env={**os.environ, **(env or {})}, **options)
     assert done.returncode == code, (f"{' '.join(command)}\nexit {done.returncode}, wanted {code}\n"
                                      f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
     return done

@@ -30,7 +30,7 @@ def load(path, **options):
 
 
 def check(source, work, scheme):
-    """Loads it dequantised and compares every weight; then as it is, and compares what it computes."""
+    """Loads it dequantised and compares every weight; then as it is, and compares its outputs."""
     out, dense = work / f"q-{scheme}", work / f"d-{scheme}.safetensors"
     pare("quantize", source, "-o", out, "--method", "rtn", "--scheme", scheme)
     pare("convert", out, "-o", dense, "--to", "dense")
@@ -84,7 +84,7 @@ def stories260k():
 
 
 def dense_widths():
-    """3, 5, 6 and 7 bits with the release that reads them: this script again, in its environment."""
+    """3, 5, 6 and 7 bits with the release that reads them: this script again, with it."""
     if not DENSE.exists():
         return "not run: tools/dev/venv.sh makes the environment"
     done = subprocess.run([sys.executable, __file__, "--dense"], text=True, capture_output=True,

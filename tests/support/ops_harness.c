@@ -281,18 +281,3 @@ void ops_expect(ops_run *run, pare_op op, const void *args, size_t args_size,
     }
     free_instance(&want, outs);
 }
-
-void ops_refuse(ops_run *run, pare_op op, const void *args, size_t args_size,
-                const ops_output *outs, pare_status status)
-{
-    for (int b = 0; run->backends[b]; b++) {
-        instance before = make_instance(args, args_size, outs, 0);
-        instance got = make_instance(args, args_size, outs, 0);
-        assert_status(calls[op].op(run->backends[b], got.args), status);
-        assert_non_null(strstr(pare_last_trail(), pare_op_name(op)));
-        check_guards(&got, outs, pare_op_name(op));
-        compare(&got, &before, outs, pare_op_name(op));
-        free_instance(&got, outs);
-        free_instance(&before, outs);
-    }
-}

@@ -62,10 +62,6 @@ uint8_t *ops_mask(ops_run *run, int64_t rows, int64_t cols, int of, size_t shift
 void ops_expect(ops_run *run, pare_op op, const void *args, size_t args_size,
                 const ops_output *outs);
 
-/* Every backend must refuse with this status and a sentence, without touching the outputs. */
-void ops_refuse(ops_run *run, pare_op op, const void *args, size_t args_size,
-                const ops_output *outs, pare_status status);
-
 /* For checks of their own: the backends one by one, NULL after the last. */
 pare_backend *ops_backend(ops_run *run, int index);
 pare_status ops_call(pare_op op, pare_backend *be, const void *args);

@@ -121,7 +121,7 @@ static void options_of_other_commands_are_refused(void **state)
     (void)state;
     REFUSE("inspect takes no --sparsity, which belongs to: prune", "inspect", "m", "--sparsity",
            "0.5");
-    REFUSE("compare takes no --include", "compare", "a", "b", "--include", "x");
+    REFUSE("convert takes no --include", "convert", "a", "--include", "x");
     REFUSE("--stats needs a command: one of inspect", "--stats");
 }
 

@@ -1,4 +1,5 @@
-/* test_codec.c - every form, scheme and dtype through every container that takes it, and the bytes of each format. */
+/* test_codec.c - every form, scheme and dtype through every container that takes it, and the bytes
+ * of each format. */
 #include "store_case.h"
 #include "test.h"
 
@@ -49,8 +50,7 @@ static void round_trip(const fixture *f, const char *name, const char *format, h
 static void quant(const fixture *f, const char *name, const char *format, const char *scheme,
                   pare_dtype dtype, int64_t rows, int64_t cols)
 {
-    round_trip(f, name, format,
-               store_case("m.weight", scheme, dtype, 2, (int64_t[]){rows, cols}));
+    round_trip(f, name, format, store_case("m.weight", scheme, dtype, 2, (int64_t[]){rows, cols}));
 }
 
 static const char *const containers[] = {"x.safetensors", "x.h5", "x_dir"};
@@ -62,10 +62,8 @@ static void every_dtype_survives_in_every_container(void **state)
     for (size_t c = 0; c < 3; c++)
         for (int d = 0; d < PARE_DTYPES; d++) {
             const int64_t shape[] = {40, 4, 2}, empty[] = {3, 0};
-            round_trip(*state, containers[c], NULL,
-                       store_case("a", NULL, (pare_dtype)d, 3, shape));
-            round_trip(*state, containers[c], NULL,
-                       store_case("b", NULL, (pare_dtype)d, 2, empty));
+            round_trip(*state, containers[c], NULL, store_case("a", NULL, (pare_dtype)d, 3, shape));
+            round_trip(*state, containers[c], NULL, store_case("b", NULL, (pare_dtype)d, 2, empty));
             if (pare_dtype_bits((pare_dtype)d) >= 8)
                 round_trip(*state, containers[c], NULL,
                            store_case("s", NULL, (pare_dtype)d, 0, shape));
@@ -100,7 +98,8 @@ static void packed_codes_survive_odd_shapes(void **state)
 
 static void byte_codes_survive(void **state)
 {
-    static const char *const schemes[] = {"w8", "w8t", "w8g32", "w8b16x16", "w8z", "w8g32z", "w8tz"};
+    static const char *const schemes[] = {"w8",  "w8t",    "w8g32", "w8b16x16",
+                                          "w8z", "w8g32z", "w8tz"};
     for (size_t c = 0; c < 3; c++)
         for (size_t s = 0; s < sizeof schemes / sizeof *schemes; s++)
             quant(*state, containers[c], "int-quantized", schemes[s], PARE_BF16, 70, 64);
@@ -366,8 +365,8 @@ static void pack_aligned(const int8_t *codes, int64_t count, int64_t stride, int
                          uint32_t *words, int64_t word_stride)
 {
     for (int64_t i = 0; i < count; i++)
-        words[i / (32 / bits) * word_stride] |=
-            (uint32_t)(codes[i * stride] + (1 << (bits - 1))) << i % (32 / bits) * bits;
+        words[i / (32 / bits) * word_stride] |= (uint32_t)(codes[i * stride] + (1 << (bits - 1)))
+                                                << i % (32 / bits) * bits;
 }
 
 /* The same tensor as compressed-tensors packed it before its dense stream, made by hand. */
@@ -384,23 +383,25 @@ static void older_packings_are_told_by_their_width(void **state)
             pack_aligned(s->rows.codes + r * 64, 64, 1, bits, packed + r * words, 1);
         for (int g = 0; g < 2; g++)
             pack_aligned(s->rows.zero + g, 500, 2, bits, zero + g, 2);
-        snprintf(config, sizeof config,
-                 "{\\\"quant_method\\\":\\\"compressed-tensors\\\",\\\"config_groups\\\":{\\\"g\\\":{"
-                 "\\\"targets\\\":[\\\"Linear\\\"],\\\"weights\\\":{\\\"num_bits\\\":%d,"
-                 "\\\"group_size\\\":32,\\\"symmetric\\\":false}}}}",
-                 bits);
+        snprintf(
+            config, sizeof config,
+            "{\\\"quant_method\\\":\\\"compressed-tensors\\\",\\\"config_groups\\\":{\\\"g\\\":{"
+            "\\\"targets\\\":[\\\"Linear\\\"],\\\"weights\\\":{\\\"num_bits\\\":%d,"
+            "\\\"group_size\\\":32,\\\"symmetric\\\":false}}}}",
+            bits);
         int64_t a = 16, b = a + 500 * words * 4, c = b + 500 * 2 * 4, d = c + down * 8;
-        int n = snprintf(header + 8, sizeof header - 8,
-                         "{\"__metadata__\":{\"quantization_config\":\"%s\"},"
-                         "\"m.weight_shape\":{\"dtype\":\"I64\",\"shape\":[2],\"data_offsets\":[0,16]},"
-                         "\"m.weight_packed\":{\"dtype\":\"I32\",\"shape\":[500,%lld],"
-                         "\"data_offsets\":[16,%lld]},"
-                         "\"m.weight_scale\":{\"dtype\":\"F32\",\"shape\":[500,2],"
-                         "\"data_offsets\":[%lld,%lld]},"
-                         "\"m.weight_zero_point\":{\"dtype\":\"I32\",\"shape\":[%lld,2],"
-                         "\"data_offsets\":[%lld,%lld]}}",
-                         config, (long long)words, (long long)b, (long long)b, (long long)c,
-                         (long long)down, (long long)c, (long long)d);
+        int n =
+            snprintf(header + 8, sizeof header - 8,
+                     "{\"__metadata__\":{\"quantization_config\":\"%s\"},"
+                     "\"m.weight_shape\":{\"dtype\":\"I64\",\"shape\":[2],\"data_offsets\":[0,16]},"
+                     "\"m.weight_packed\":{\"dtype\":\"I32\",\"shape\":[500,%lld],"
+                     "\"data_offsets\":[16,%lld]},"
+                     "\"m.weight_scale\":{\"dtype\":\"F32\",\"shape\":[500,2],"
+                     "\"data_offsets\":[%lld,%lld]},"
+                     "\"m.weight_zero_point\":{\"dtype\":\"I32\",\"shape\":[%lld,2],"
+                     "\"data_offsets\":[%lld,%lld]}}",
+                     config, (long long)words, (long long)b, (long long)b, (long long)c,
+                     (long long)down, (long long)c, (long long)d);
         uint64_t length = (uint64_t)n;
         memcpy(header, &length, 8);
         char *path = path_of(f, "older.safetensors");

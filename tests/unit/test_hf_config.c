@@ -1,4 +1,5 @@
-/* test_hf_config.c - quantization_config: what is written for which entries, and what it says about a module. */
+/* test_hf_config.c - quantization_config: what is written for which entries, and what it says about
+ * a module. */
 #include "test.h"
 
 #include "store/store_impl.h"
@@ -53,9 +54,26 @@ static void names_go_before_patterns_and_patterns_before_classes(void **state)
     (void)state;
     static const char config[] =
         CT "\"ignore\":[\"lm_head\",\"re:.*gate$\"],\"config_groups\":{"
-           "\"a\":" GROUP("\"Linear\"", "\"num_bits\":8,\"strategy\":\"channel\"") ","
-           "\"b\":" GROUP("\"re:model\\\\.layers\\\\.\\\\d+\\\\.(k|v)_proj\"", "\"num_bits\":3,\"group_size\":32") ","
-           "\"c\":" GROUP("\"model.layers.1.k_proj\"", "\"num_bits\":2,\"group_size\":-1") "}}";
+           "\"a\":" GROUP("\"Linear\"",
+                          "\"num_bits\":8,\"strategy\":\"channel\"") ","
+                                                                     "\"b\":" GROUP(
+                                                                         "\"re:model\\\\."
+                                                                         "layers\\\\.\\\\d+\\\\.(k|"
+                                                                         "v)_proj\"",
+                                                                         "\"num_bits\":3,\"group_"
+                                                                         "size\":32") ","
+                                                                                      "\"c\""
+                                                                                      ":" GROUP(
+                                                                                          "\"model."
+                                                                                          "layers."
+                                                                                          "1.k_"
+                                                                                          "proj\"",
+                                                                                          "\"num_"
+                                                                                          "bits\":"
+                                                                                          "2,"
+                                                                                          "\"group_"
+                                                                                          "size\":-"
+                                                                                          "1") "}}";
     says(config, "model.layers.0.q_proj", "w8");
     says(config, "model.layers.0.k_proj", "w3g32");
     says(config, "model.layers.17.v_proj", "w3g32");
@@ -66,28 +84,10 @@ static void names_go_before_patterns_and_patterns_before_classes(void **state)
     says(config, "model.layers.0.mlp.gate_proj", "w8");
 }
 
-static void patterns_are_those_of_python(void **state)
+static void targets_that_cannot_be_read_are_refused(void **state)
 {
     (void)state;
-    static const struct {
-        const char *pattern, *name;
-        bool match;
-    } cases[] = {
-        {"a.b", "axb", true},       {"a\\\\.b", "axb", false},   {"a", "abc", true},
-        {"a$", "abc", false},       {"b", "abc", false},         {".*b", "abc", true},
-        {"(?:x|ab)c", "abc", true}, {"a.*?c", "abc", true},      {"[ab]+c", "abc", true},
-        {"\\\\w+$", "a_1", true},   {"x[\\\\d.]+$", "x1.2", true}, {"x\\\\d{2}$", "x12", true},
-    };
-    char config[512];
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        snprintf(config, sizeof config, CT "\"config_groups\":{\"g\":%s\"re:%s\"%s}}",
-                 "{\"targets\":[", cases[i].pattern, "],\"weights\":{\"num_bits\":4}}");
-        says(config, cases[i].name, cases[i].match ? "w4t" : "none");
-    }
     refuses(CT "\"config_groups\":{\"g\":" GROUP("\"re:(?!x).*\"", "") "}}", PARE_ERR_UNSUPPORTED);
-    refuses(CT "\"config_groups\":{\"g\":" GROUP("\"re:(a)\\\\1\"", "") "}}", PARE_ERR_UNSUPPORTED);
-    refuses(CT "\"config_groups\":{\"g\":" GROUP("\"re:(\"", "") "}}", PARE_ERR_UNSUPPORTED);
-    refuses(CT "\"config_groups\":{\"g\":" GROUP("\"re:(a{99}){99}\"", "") "}}", PARE_ERR_UNSUPPORTED);
     refuses(CT "\"config_groups\":{\"g\":" GROUP("1", "") "}}", PARE_ERR_DAMAGED);
 }
 
@@ -100,16 +100,19 @@ static void arguments_become_schemes(void **state)
     says(ONE("\"num_bits\":4,\"strategy\":\"group\",\"group_size\":128,\"symmetric\":false"), "m",
          "w4g128z");
     says(ONE("\"num_bits\":5,\"type\":\"int\",\"strategy\":\"tensor\""), "m", "w5t");
-    says(ONE("\"num_bits\":8,\"strategy\":\"block\",\"block_structure\":[128,64]"), "m", "w8b128x64");
-    says(ONE("\"num_bits\":8,\"strategy\":\"block\",\"block_structure\":\"16x32\""), "m", "w8b16x32");
+    says(ONE("\"num_bits\":8,\"strategy\":\"block\",\"block_structure\":[128,64]"), "m",
+         "w8b128x64");
+    says(ONE("\"num_bits\":8,\"strategy\":\"block\",\"block_structure\":\"16x32\""), "m",
+         "w8b16x32");
     says(ONE("\"type\":\"float\",\"strategy\":\"channel\""), "m", "fp8");
     says(ONE("\"type\":\"float\",\"strategy\":\"tensor\""), "m", "fp8t");
     says(CT "\"config_groups\":{\"g\":{\"targets\":[\"m\"],\"weights\":{\"strategy\":\"channel\"},"
             "\"input_activations\":{\"num_bits\":8,\"dynamic\":true,\"strategy\":\"token\"}}}}",
          "m", "w8a8");
     says(CT "\"config_groups\":{\"g\":{\"targets\":[\"m\"],\"weights\":null}}}", "m", "none");
-    says("{\"quant_method\":\"bitsandbytes\",\"load_in_4bit\":true,\"bnb_4bit_quant_type\":\"nf4\"}",
-         "m", "nf4");
+    says(
+        "{\"quant_method\":\"bitsandbytes\",\"load_in_4bit\":true,\"bnb_4bit_quant_type\":\"nf4\"}",
+        "m", "nf4");
 }
 
 static void what_this_version_cannot_read_is_refused(void **state)
@@ -136,7 +139,8 @@ static void what_this_version_cannot_read_is_refused(void **state)
 
 static pare__slot slot(const char *name, const char *scheme, int rank)
 {
-    pare__slot s = {.entry = {.name = name, .dtype = PARE_BF16, .rank = rank, .shape = {64, 64, 3, 3}}};
+    pare__slot s = {
+        .entry = {.name = name, .dtype = PARE_BF16, .rank = rank, .shape = {64, 64, 3, 3}}};
     if (scheme && strcmp(scheme, "sparse") == 0) {
         s.entry.form = PARE_FORM_SPARSE;
         s.entry.nonzeros = 1024;
@@ -165,18 +169,21 @@ static void writes(const pare__slot *slots, size_t count, const char *want)
 static void one_scheme_targets_linear_and_ignores_the_rest(void **state)
 {
     (void)state;
-    const pare__slot slots[] = {
-        slot("lm_head.weight", NULL, 2), slot("model.a.bias", NULL, 1),
-        slot("model.a.weight", "w4g32z", 2), slot("model.b.weight", "w4g32z", 2),
-        slot("model.norm.weight", NULL, 1)};
-    writes(slots, 5,
-           "{\"config_groups\":{\"group_0\":{\"format\":\"pack-quantized\",\"input_activations\":null,"
-           "\"output_activations\":null,\"targets\":[\"Linear\"],\"weights\":{\"dynamic\":false,"
-           "\"group_size\":32,\"num_bits\":4,\"strategy\":\"group\",\"symmetric\":false,"
-           "\"type\":\"int\"}}},\"format\":\"pack-quantized\",\"global_compression_ratio\":null,"
-           "\"ignore\":[\"lm_head\"]," TAIL "\"version\":\"0.20.0\"}");
+    const pare__slot slots[] = {slot("lm_head.weight", NULL, 2), slot("model.a.bias", NULL, 1),
+                                slot("model.a.weight", "w4g32z", 2),
+                                slot("model.b.weight", "w4g32z", 2),
+                                slot("model.norm.weight", NULL, 1)};
+    writes(
+        slots, 5,
+        "{\"config_groups\":{\"group_0\":{\"format\":\"pack-quantized\",\"input_activations\":null,"
+        "\"output_activations\":null,\"targets\":[\"Linear\"],\"weights\":{\"dynamic\":false,"
+        "\"group_size\":32,\"num_bits\":4,\"strategy\":\"group\",\"symmetric\":false,"
+        "\"type\":\"int\"}}},\"format\":\"pack-quantized\",\"global_compression_ratio\":null,"
+        "\"ignore\":[\"lm_head\"]," TAIL "\"version\":\"0.20.0\"}");
 }
 
+/* An lm_head without a tensor of its own is tied to the embedding: engines make a Linear for it all
+ * the same. */
 static void several_schemes_name_their_modules(void **state)
 {
     (void)state;
@@ -192,7 +199,8 @@ static void several_schemes_name_their_modules(void **state)
            "\"output_activations\":null,\"targets\":[\"b\"],\"weights\":{\"dynamic\":false,"
            "\"group_size\":null,\"num_bits\":8,\"strategy\":\"channel\",\"symmetric\":true,"
            "\"type\":\"float\"}}},\"format\":\"mixed-precision\","
-           "\"global_compression_ratio\":null,\"ignore\":[]," TAIL "\"version\":\"0.20.0\"}");
+           "\"global_compression_ratio\":null,\"ignore\":[\"lm_head\"]," TAIL
+           "\"version\":\"0.20.0\"}");
 }
 
 static void quantised_embeddings_are_named_beside_linear(void **state)
@@ -213,7 +221,8 @@ static void nf4_is_bitsandbytes_alone(void **state)
     writes(slots, 2,
            "{\"bnb_4bit_compute_dtype\":\"bfloat16\",\"bnb_4bit_quant_storage\":\"uint8\","
            "\"bnb_4bit_quant_type\":\"nf4\",\"bnb_4bit_use_double_quant\":false,"
-           "\"llm_int8_skip_modules\":[\"b\"],\"load_in_4bit\":true,\"load_in_8bit\":false,"
+           "\"llm_int8_skip_modules\":[\"b\",\"lm_head\"],\"load_in_4bit\":true,\"load_in_8bit\":"
+           "false,"
            "\"quant_method\":\"bitsandbytes\"}");
     char *config, *quantization;
     assert_status(pare__hf_config_write(NULL, slots, 3, &config, &quantization), PARE_ERR_ARGUMENT);
@@ -228,11 +237,13 @@ static void sparsity_is_written_only_where_there_is_some(void **state)
            "{\"config_groups\":{},\"format\":\"dense\",\"global_compression_ratio\":null,"
            "\"ignore\":[]," TAIL
            "\"sparsity_config\":{\"format\":\"sparse-bitmask\",\"global_sparsity\":0.75,"
-           "\"ignore\":[\"b\"],\"sparsity_structure\":\"unstructured\",\"targets\":[\"a\"]},"
+           "\"ignore\":[\"b\",\"lm_head\"],\"sparsity_structure\":\"unstructured\",\"targets\":["
+           "\"a\"]},"
            "\"version\":\"0.20.0\"}");
 }
 
-static void config_changes(const char *config, const pare__slot *slots, size_t count, const char *want)
+static void config_changes(const char *config, const pare__slot *slots, size_t count,
+                           const char *want)
 {
     char *out, *quantization;
     assert_ok(pare__hf_config_write(config, slots, count, &out, &quantization));
@@ -264,9 +275,8 @@ static void a_config_changes_only_where_it_must(void **state)
 static void what_is_written_reads_back(void **state)
 {
     (void)state;
-    static const char *const schemes[] = {"w2",       "w3g32z", "w4t",   "w5b16x32", "w8a8",
-                                          "w8a8s",    "fp8",    "fp8t",  "fp8a8",    "w4g128a8",
-                                          "w6b8x8z"};
+    static const char *const schemes[] = {"w2",  "w3g32z", "w4t",   "w5b16x32", "w8a8",   "w8a8s",
+                                          "fp8", "fp8t",   "fp8a8", "w4g128a8", "w6b8x8z"};
     for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
         const pare__slot slots[] = {slot("a.weight", schemes[i], 2), slot("b.weight", NULL, 2),
                                     slot("c.weight", i % 2 ? "w7" : schemes[i], 2)};
@@ -284,7 +294,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_config_means_no_scheme),
         cmocka_unit_test(names_go_before_patterns_and_patterns_before_classes),
-        cmocka_unit_test(patterns_are_those_of_python),
+        cmocka_unit_test(targets_that_cannot_be_read_are_refused),
         cmocka_unit_test(arguments_become_schemes),
         cmocka_unit_test(what_this_version_cannot_read_is_refused),
         cmocka_unit_test(one_scheme_targets_linear_and_ignores_the_rest),

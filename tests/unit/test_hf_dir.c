@@ -1,4 +1,5 @@
-/* test_hf_dir.c - a model directory: what belongs to it, shards and their index, and what is written. */
+/* test_hf_dir.c - a model directory: what belongs to it, shards and their index, and what is
+ * written. */
 #include "store_case.h"
 #include "test.h"
 
@@ -128,11 +129,19 @@ static void side_files_are_all_but_weights(void **state)
     (void)state;
     static const char *const carried[] = {"README.md", "extra/deep/merges.txt", "tokenizer.json",
                                           "vision/config.json"};
-    static const char *const left[] = {
-        "config.json",  "pytorch_model.bin", "pytorch_model.bin.index.json", ".gitattributes",
-        "onnx/m.onnx",  "tf_model.h5",       "model.gguf",                   "pare.json",
-        "flax.msgpack", "a.tar.gz",          "old/x.safetensors",            ".cache/x",
-        "quantize_config.json"};
+    static const char *const left[] = {"config.json",
+                                       "pytorch_model.bin",
+                                       "pytorch_model.bin.index.json",
+                                       ".gitattributes",
+                                       "onnx/m.onnx",
+                                       "tf_model.h5",
+                                       "model.gguf",
+                                       "pare.json",
+                                       "flax.msgpack",
+                                       "a.tar.gz",
+                                       "old/x.safetensors",
+                                       ".cache/x",
+                                       "quantize_config.json"};
     char name[128];
     for (size_t i = 0; i < sizeof carried / sizeof *carried; i++) {
         snprintf(name, sizeof name, "m/%s", carried[i]);
@@ -288,7 +297,8 @@ static void a_large_model_is_sharded_with_an_index(void **state)
     pare__json *root;
     int64_t total = 0;
     assert_ok(pare__json_parse(text, strlen(text), "index", &root));
-    assert_true(pare__json_int(pare__json_get(pare__json_get(root, "metadata"), "total_size"), &total));
+    assert_true(
+        pare__json_int(pare__json_get(pare__json_get(root, "metadata"), "total_size"), &total));
     assert_int_equal(total, 5 * (64 * 32 + 64 * 2 * 2 + 8 * 2 * 4 + 16));
     const pare__json *map = pare__json_get(root, "weight_map");
     assert_int_equal(pare__json_size(map), 20);

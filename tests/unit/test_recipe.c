@@ -93,7 +93,7 @@ static void every_key_is_read(void **state)
     assert_int_equal(p->choice.excludes, 2);
     assert_string_equal(p->choice.exclude[1], "a.b");
     assert_int_equal(r->quants[0].search, PARE_SCALE_MSE);
-    assert_string_equal(r->output, "out/");
+    assert_string_equal(r->output, "out");
     assert_string_equal(r->format, "int-quantized");
     assert_int_equal(r->max_shard_size, (int64_t)1 << 30);
     pare_recipe_free(&r);
@@ -306,6 +306,9 @@ static void a_syntax_error_has_its_place(void **state)
     (void)state;
     REFUSE("model: m\nsteps: [\n", "r.yaml:");
     REFUSE("model: *m\nsteps: []\n", "r.yaml:1:");
+    REFUSE(STEP("prune: { sparsity: 0.5, include: [*emb*] }"), "r.yaml:3:", "quotes");
+    REFUSE(STEP("prune: { sparsity: 0.5, include: *.mlp.* }"), "r.yaml:3:", "quotes");
+    REFUSE(STEP("prune: { sparsity: 0.5, include: [*emb] }"), "r.yaml:3:39: ", "quotes");
     REFUSE("model: \"a\tb\\e[31m\"\nseed: \"x\\ny\"\nsteps: []\n", "seed: found \"x?y\"");
 }
 
@@ -351,7 +354,8 @@ static void the_text_reads_back_as_the_same_recipe(void **state)
         "model: m\nsteps: []\n",
         "model: m\nseed: 18446744073709551615\nsteps:\n  - prune: { method: random, pattern: "
         "block:3x5, "
-        "sparsity: 0.1234567890123456789, scope: layer, include: [\"a\\\"\\\\\\x01*\", \"ü\"] }\n",
+        "sparsity: 0.1234567890123456789, scope: layer, include: [\"a\\\"\\\\\\x01*\", \"ü\", "
+        "\"\\x92\\u2028\\U0001F600\\uFEFF\\x85\"] }\n",
         "model: m\nsteps:\n  - prune: { pattern: 4:8, exclude: [\"*k*\", \"[0-9]\"] }\n"
         "  - quantize: { scheme: w8, scale: mse, include: [\"*.v_proj.*\"] }\n"
         "  - quantize: { scheme: nf4d, exclude: [\"*.v_proj.*\"] }\n"

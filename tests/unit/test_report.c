@@ -136,14 +136,14 @@ static void an_inspection_lists_stats_files_and_origin(void **state)
         "'scheme':null,'bits_per_weight':32,'bytes':24,'stats':{'zeros':1,'sparsity':0.1667,"
         "'min':-1.5,'max':2.25,'mean':0.125,'rms':1,'nans':3,'infs':0}}],"
         "'side_files':[{'name':'tokenizer.json','bytes':2048}],"
-        "'provenance':{'pare':'0.1.0','recipe':'seed: 1\\nsteps: []\\n','tensors':{'a':'00'}},"
+        "'provenance':[{'pare':'0.1.0','recipe':'seed: 1\\nsteps: []\\n','sources':{'a':'00'}}],"
         "'totals':{'tensors':1,'parameters':6,'bytes':24,'bits_per_weight':32,'zeros':1,"
         "'sparsity':0.1667,'nans':3,'infs':0}}");
     has(text, "no known architecture");
     has(text, "-1.5");
     has(text, "tokenizer.json");
-    has(text, "recipe: seed: 1\n    steps: []\n");
-    has(text, "tensors: 1 listed by --json");
+    has(text, "pare 0.1.0 made it from 1 tensors");
+    has(text, "\n      seed: 1\n      steps: []\n");
     has(text, "NOT SOUND: 3 NaN and 0 Inf");
     fits(text);
     free(text);

@@ -1,5 +1,5 @@
-/* test_safetensors.c - the container: what of a header is believed, what is refused with which words, and how a
- * file is laid out. */
+/* test_safetensors.c - the container: what of a header is believed, what is refused with which
+ * words, and how a file is laid out. */
 #include "store_case.h"
 #include "test.h"
 
@@ -63,7 +63,8 @@ static void refused(const char *text, size_t data, pare_status want, const char 
 }
 
 #define TENSOR(name, dtype, shape, begin, end)                                                     \
-    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #begin "," #end "]}"
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #begin "," #end \
+    "]}"
 
 /* ---- what is read ---------------------------------------------------------------------------- */
 
@@ -201,7 +202,8 @@ static void a_file_cut_anywhere_is_refused(void **state)
     free(bytes);
 }
 
-/* Every byte of the header, changed in several ways: opened or refused, never worse; what is opened can be read. */
+/* Every byte of the header, changed in several ways: opened or refused, never worse; what is opened
+ * can be read. */
 static void a_header_changed_anywhere_does_no_harm(void **state)
 {
     (void)state;

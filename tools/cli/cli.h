@@ -175,6 +175,10 @@ int cmd_devices(const struct args *args);
 /* Plans or does a recipe (cmd_run.c), showing the report; takes the recipe over. */
 int do_recipe(const struct args *args, pare_recipe *recipe, bool plan);
 
+/* A copy of -o's text without slashes at its end: "out/" is the folder "out". NULL if there is no
+ * memory. */
+char *copy_output(const struct args *args);
+
 /* --include and --exclude added to a choice; false if there is no memory. */
 bool choice_append(pare_choice *choice, const pare_choice *more);
 

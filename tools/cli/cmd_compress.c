@@ -29,7 +29,7 @@ static pare_recipe *begin(const struct args *args, int *code)
     recipe->seed = v[OPT_SEED].seed;
     recipe->max_shard_size = v[OPT_MAX_SHARD_SIZE].whole;
     recipe->model = strdup(args->operand[0]);
-    recipe->output = strdup(v[OPT_OUTPUT].text);
+    recipe->output = copy_output(args);
     recipe->format = format ? strdup(format) : NULL;
     if (!recipe->model || !recipe->output || (format && !recipe->format)) {
         *code = complain(4, "out of memory");

@@ -27,6 +27,15 @@ bool choice_append(pare_choice *choice, const pare_choice *more)
            append(&choice->exclude, &choice->excludes, more->exclude, more->excludes);
 }
 
+char *copy_output(const struct args *args)
+{
+    char *path = strdup(args->value[OPT_OUTPUT].text);
+    size_t length = path ? strlen(path) : 0;
+    while (length > 1 && path[length - 1] == '/')
+        path[--length] = '\0';
+    return path;
+}
+
 int do_recipe(const struct args *args, pare_recipe *recipe, bool plan)
 {
     struct session session;
@@ -55,7 +64,7 @@ static bool override(const struct args *args, pare_recipe *recipe)
         recipe->seed = v[OPT_SEED].seed;
     if (v[OPT_OUTPUT].given) {
         free(recipe->output);
-        recipe->output = strdup(v[OPT_OUTPUT].text);
+        recipe->output = copy_output(args);
         good = recipe->output != NULL;
     }
     for (size_t i = 0; good && i < recipe->prune_count; i++)

@@ -42,11 +42,13 @@ const struct option_row option_rows[OPTIONS] = {
     [OPT_TOLERANCE] = {"tolerance", 0, "X", KIND_BOUND, "compare", NULL,
                        "largest |a - b| that still passes, in the values' own unit; default: "
                        "values may differ, only missing tensors and other shapes count"},
-    [OPT_INCLUDE] = {"include", 0, "GLOB", KIND_GLOB, "plan run prune quantize", NULL,
-                     "work on tensors whose name matches, also where their role would leave them "
-                     "alone; repeatable; default: by role"},
-    [OPT_EXCLUDE] = {"exclude", 0, "GLOB", KIND_GLOB, "plan run prune quantize", NULL,
-                     "leave tensors alone whose name matches; repeatable; default none"},
+    [OPT_INCLUDE] =
+        {"include", 0, "GLOB", KIND_GLOB, "inspect plan run prune quantize compare", NULL,
+         "work on tensors whose name matches, also where their role would leave them "
+         "alone; `inspect` and `compare`: look at these only; repeatable; default: by role, "
+         "or all"},
+    [OPT_EXCLUDE] = {"exclude", 0, "GLOB", KIND_GLOB, "inspect plan run prune quantize compare",
+                     NULL, "leave tensors alone whose name matches; repeatable; default none"},
     [OPT_PLAN] = {"plan", 0, NULL, KIND_FLAG, NULL, NULL,
                   "say what would be read, written, needed and taken, and do nothing; default off"},
     [OPT_DEVICE] =

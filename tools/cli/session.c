@@ -163,6 +163,7 @@ int session_begin(const struct args *args, struct session *session)
         .strict = v[OPT_STRICT].given,
         .overwrite = v[OPT_OVERWRITE].given,
         .cancel = &stopped,
+        .look = args->choice,
     };
     if (!v[OPT_QUIET].given) {
         session->options.progress = (pare_progress){on_progress, p};

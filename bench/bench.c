@@ -1,0 +1,105 @@
+#include "bench.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define MAX_REPEATS 101
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+bench_result bench_measure(void (*run)(void *user), void *user, int repeats, double seconds)
+{
+    double times[MAX_REPEATS], start = now();
+    int64_t calls = 0;
+    repeats = repeats < 1 ? 1 : repeats > MAX_REPEATS ? MAX_REPEATS : repeats;
+    for (; now() - start < seconds || calls == 0; calls++) /* warms up and counts */
+        run(user);
+    for (int r = 0; r < repeats; r++) {
+        start = now();
+        for (int64_t i = 0; i < calls; i++)
+            run(user);
+        times[r] = (now() - start) / (double)calls;
+    }
+    qsort(times, (size_t)repeats, sizeof times[0], by_value);
+    double median = times[repeats / 2];
+    return (bench_result){median, times[0]};
+}
+
+void bench_head(const bench_table *table)
+{
+    if (table->csv)
+        printf("name,detail,bytes_in,bytes_out,seconds,gb_per_s_in,gb_per_s,best_gb_per_s_in\n");
+    else
+        printf("%-14s %-34s %10s %10s %10s %9s %9s %9s\n", "op", "", "bytes in", "bytes out", "us",
+               "in GB/s", "all GB/s", "best in");
+}
+
+void bench_row(const bench_table *table, const char *name, const char *detail, double in,
+               double out, void (*run)(void *user), void *user)
+{
+    if (table->only && !strstr(name, table->only))
+        return;
+    bench_result r = bench_measure(run, user, table->repeats, table->seconds);
+    printf(table->csv ? "%s,\"%s\",%.0f,%.0f,%.9f,%.3f,%.3f,%.3f\n"
+                      : "%-14s %-34s %10.0f %10.0f %10.2f %9.2f %9.2f %9.2f\n",
+           name, detail, in, out, table->csv ? r.seconds : r.seconds * 1e6, in / r.seconds * 1e-9,
+           (in + out) / r.seconds * 1e-9, in / r.fastest * 1e-9);
+    fflush(stdout);
+}
+
+/* ---- limits ---------------------------------------------------------------------------------- */
+
+typedef struct area {
+    uint64_t *from, *to;
+    size_t bytes;
+    uint64_t sum;
+} area;
+
+static void run_copy(void *user)
+{
+    area *a = user;
+    memcpy(a->to, a->from, a->bytes);
+    __asm__ volatile("" ::: "memory");
+}
+
+static void run_read(void *user)
+{
+    area *a = user;
+    uint64_t sum[8] = {0};
+    for (size_t i = 0; i + 8 <= a->bytes / 8; i += 8)
+        for (int l = 0; l < 8; l++)
+            sum[l] += a->from[i + (size_t)l];
+    for (int l = 0; l < 8; l++)
+        a->sum += sum[l];
+    __asm__ volatile("" ::: "memory");
+}
+
+void bench_limits(const bench_table *table, int64_t cached, int64_t large)
+{
+    for (int i = 0; i < 2; i++) {
+        size_t bytes = (size_t)(i == 0 ? cached : large) / 64 * 64;
+        area a = {aligned_alloc(64, bytes), aligned_alloc(64, bytes), bytes, 0};
+        if (a.from && a.to) {
+            memset(a.from, 1, bytes);
+            memset(a.to, 2, bytes);
+            const char *where = i == 0 ? "this chunk's size" : "past the caches";
+            bench_row(table, "memcpy", where, (double)bytes, (double)bytes, run_copy, &a);
+            bench_row(table, "read", where, (double)bytes, 0, run_read, &a);
+        }
+        free(a.from);
+        free(a.to);
+    }
+}
