@@ -16,7 +16,7 @@ show() { printf '\n$ %s\n' "${*/#"$pare"/pare}"; "$@"; }
 
 say "Packages"
 # shellcheck disable=SC2086
-install_packages $PARE_BUILD_PACKAGES python3 python3-pip
+install_packages $PARE_BUILD_PACKAGES python3 python3-pip ca-certificates
 
 say "Build"
 cmake --preset release -B "$work/program" -DPARE_TESTS=OFF -DPARE_BENCH=OFF >/dev/null

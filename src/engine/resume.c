@@ -143,7 +143,11 @@ static pare_status take(void *user, uint32_t type, const void *payload, uint32_t
 static pare_status beside(const pare_recipe *recipe, const char *ending, char **path)
 {
     pare__text text = {0};
-    pare__text_add(&text, "%s%s", recipe->output, ending);
+    size_t length = strlen(recipe->output);
+    while (length > 1 && recipe->output[length - 1] == '/')
+        length--;
+    pare__text_bytes(&text, recipe->output, length);
+    pare__text_bytes(&text, ending, strlen(ending));
     return pare__text_take(&text, path);
 }
 

@@ -177,22 +177,38 @@ static pare_status finish(pare__job *job)
     return PARE_OK;
 }
 
+/* The folder that an output goes to must be there: pare makes outputs, not the way to them. */
+static pare_status check_folder(const char *output)
+{
+    char *folder = NULL;
+    PARE_TRY(pare__strdup(output, &folder));
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/')
+        length--;
+    while (length > 0 && folder[length - 1] != '/')
+        length--;
+    folder[length] = '\0';
+    bool there = length == 0 || pare__is_directory(folder);
+    pare_status status = PARE_OK;
+    if (!there)
+        status = pare__error(PARE_ERR_ARGUMENT, __func__,
+                             "the folder %s for the output is not there: make it first", folder);
+    free(folder);
+    return status;
+}
+
 static pare_status check_output(const pare_recipe *recipe, const pare_run_options *options)
 {
     PARE_REQUIRE(recipe->output && *recipe->output, PARE_ERR_ARGUMENT,
                  "no output: give -o OUT, or an export step with to:");
-    size_t length = strlen(recipe->output);
-    PARE_REQUIRE(length < 5 || strcmp(recipe->output + length - 5, ".gguf") != 0, PARE_ERR_ARGUMENT,
-                 "%s: GGUF is not in this version: name X.h5, X.safetensors or a folder",
-                 recipe->output);
     PARE_REQUIRE(!pare__glob("*.gguf", recipe->output), PARE_ERR_ARGUMENT,
                  "%s: GGUF is not in this version; write .safetensors, .h5 or a directory",
                  recipe->output);
+    PARE_TRY(check_folder(recipe->output));
     if (options->overwrite || !pare__exists(recipe->output))
         return PARE_OK;
-    bool journal = false;
-    PARE_TRY(pare__has_journal(recipe,
-                               &journal)); /* then it may be ours, cut between its last two steps */
+    bool journal = false; /* if there is one, the output may be ours, cut between its last steps */
+    PARE_TRY(pare__has_journal(recipe, &journal));
     PARE_REQUIRE(journal, PARE_ERR_EXISTS, "%s exists: choose another output, or give --overwrite",
                  recipe->output);
     return PARE_OK;
