@@ -45,6 +45,10 @@ typedef struct pare_entry {
  * depends on the shape and dtype alone, so digests do too. */
 int64_t pare_piece_rows(pare_dtype dtype, int64_t cols);
 
+/* Rows that can be written by themselves: the least multiple of piece_rows and the scheme's block
+ * rows, and of 32 where zero points or nibbles of several rows share a word. At least 1. */
+int64_t pare_entry_align(const pare_entry *entry);
+
 /* Rows [first, first + count) of an entry in its own form. Which members are used follows the form;
  * the caller owns all memory. scale has the rows of the scale matrix that begin in the range (all
  * of them for PARE_PER_TENSOR). */
@@ -94,8 +98,8 @@ pare_status pare_store_side_read(const pare_store *store, int64_t index, int64_t
  */
 int64_t pare_store_scratch(const pare_store *store, int64_t index, int64_t count);
 
-/* Rows in the entry's own form. An .h5 entry read in whole pieces is checked against its checksums
- * when the last piece has come by: see pare_store_verify. */
+/* Rows in the entry's own form; of a scheme with blocks of several rows, first begins a block.
+ * Checksums are not looked at: see pare_store_verify. */
 pare_status pare_store_read(pare_store *store, pare_backend *be, int64_t index, pare_rows *rows,
                             void *scratch);
 
@@ -155,7 +159,7 @@ typedef struct pare_sums {
 int64_t pare_writer_scratch(const pare_writer *writer, int64_t index, int64_t count);
 
 /* Encodes rows into scratch: the bytes for each array, packed, and their partial checksums.
- * rows->first must be a multiple of the entry's piece_rows, block_rows, and of 32. */
+ * rows->first must be a multiple of pare_entry_align(), and so must its end but for the last. */
 #define PARE_MAX_PARTS 4
 typedef struct pare_parts {
     int count;

@@ -302,12 +302,9 @@ static int64_t lcm(int64_t a, int64_t b)
 static int64_t chunk_rows(const pare__task *task)
 {
     const pare_entry *e = &task->out;
-    int64_t rows = e->piece_rows;
+    int64_t rows = pare_entry_align(e);
     if (e->cols * pare_dtype_bits(e->dtype) % 8 != 0)
-        return e->rows;   /* rows that end inside a byte */
-    rows = lcm(rows, 32); /* what a writer takes by itself (store.h) */
-    if (e->form == PARE_FORM_QUANT && e->scheme.granularity == PARE_PER_BLOCK)
-        rows = lcm(rows, e->scheme.block_rows);
+        return e->rows; /* rows that end inside a byte */
     if (task->prune && task->prune->pattern.kind == PARE_PATTERN_BLOCK)
         rows = lcm(rows, task->prune->pattern.block_rows);
     return rows < e->rows ? rows : e->rows;

@@ -24,6 +24,29 @@ int64_t pare_piece_rows(pare_dtype dtype, int64_t cols)
     return rows;
 }
 
+static int64_t common_multiple(int64_t a, int64_t b)
+{
+    int64_t x = a, y = b;
+    while (y) {
+        int64_t rest = x % y;
+        x = y;
+        y = rest;
+    }
+    return a / x * b;
+}
+
+int64_t pare_entry_align(const pare_entry *entry)
+{
+    int64_t rows = entry->piece_rows < 1 ? 1 : entry->piece_rows;
+    if (entry->form != PARE_FORM_QUANT)
+        return rows;
+    if (entry->scheme.granularity == PARE_PER_BLOCK)
+        rows = common_multiple(rows, entry->scheme.block_rows);
+    if (entry->scheme.asymmetric || entry->scheme.type == PARE_QUANT_NF4)
+        rows = common_multiple(rows, 32);
+    return rows;
+}
+
 /* ---- open and close -------------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b)

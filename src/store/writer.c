@@ -256,11 +256,7 @@ int64_t pare_writer_scratch(const pare_writer *writer, int64_t index, int64_t co
 /* Whether row `row` begins, or ends, what can be encoded by itself. */
 static bool whole(const pare_entry *entry, int64_t row)
 {
-    int64_t block = entry->form == PARE_FORM_QUANT && entry->scheme.block_rows > 0
-                        ? entry->scheme.block_rows
-                        : 1;
-    return row == entry->rows ||
-           (row % entry->piece_rows == 0 && row % block == 0 && row % 32 == 0);
+    return row == entry->rows || row % pare_entry_align(entry) == 0;
 }
 
 /* Sums of the parts' bytes, piece by piece; `parts` are codec parts here, as encode gave them. */
