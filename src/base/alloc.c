@@ -108,3 +108,14 @@ int pare__add(int64_t a, int64_t b, int64_t *sum)
     *sum = result;
     return 1;
 }
+
+int64_t pare__lcm(int64_t a, int64_t b)
+{
+    int64_t x = a, y = b;
+    while (y) {
+        int64_t rest = x % y;
+        x = y;
+        y = rest;
+    }
+    return a / x * b;
+}

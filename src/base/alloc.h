@@ -27,4 +27,7 @@ void pare__pages_free(void *memory, size_t size);
 int pare__mul(int64_t a, int64_t b, int64_t *product);
 int pare__add(int64_t a, int64_t b, int64_t *sum);
 
+/* The least common multiple of two positive numbers whose product fits 63 bits. */
+int64_t pare__lcm(int64_t a, int64_t b);
+
 #endif

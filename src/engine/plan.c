@@ -287,17 +287,6 @@ static pare_status make_groups(pare__job *job)
     return PARE_OK;
 }
 
-static int64_t lcm(int64_t a, int64_t b)
-{
-    int64_t x = a, y = b;
-    while (y) {
-        int64_t r = x % y;
-        x = y;
-        y = r;
-    }
-    return a / x * b;
-}
-
 /* Rows of a chunk depend on the tensor and the recipe alone: never on memory, threads or device. */
 static int64_t chunk_rows(const pare__task *task)
 {
@@ -306,7 +295,7 @@ static int64_t chunk_rows(const pare__task *task)
     if (e->cols * pare_dtype_bits(e->dtype) % 8 != 0)
         return e->rows; /* rows that end inside a byte */
     if (task->prune && task->prune->pattern.kind == PARE_PATTERN_BLOCK)
-        rows = lcm(rows, task->prune->pattern.block_rows);
+        rows = pare__lcm(rows, task->prune->pattern.block_rows);
     return rows < e->rows ? rows : e->rows;
 }
 

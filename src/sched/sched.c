@@ -53,7 +53,7 @@ static int64_t item_bytes(const job_state *s, int64_t item)
 
 /* Takes the next item when the budget admits it; -1 when there is nothing more to do. Holds the
  * lock. */
-static int64_t take(job_state *s)
+static int64_t take(job_state *s, int64_t *bytes)
 {
     const pare_sched_options *o = &s->sched->options;
     for (;;) {
@@ -77,6 +77,7 @@ static int64_t take(job_state *s)
             return -1;
         }
         if (o->budget <= 0 || s->in_flight == 0 || s->in_flight_bytes + need <= o->budget) {
+            *bytes = need; /* what is given back when the item is done, whatever it says then */
             s->in_flight_bytes += need;
             s->in_flight++;
             return s->next++;
@@ -140,8 +141,9 @@ static void *work(void *user)
 {
     worker *w = user;
     job_state *s = w->state;
+    int64_t bytes = 0;
     pthread_mutex_lock(&s->lock);
-    for (int64_t item; (item = take(s)) >= 0;) {
+    for (int64_t item; (item = take(s, &bytes)) >= 0;) {
         pthread_mutex_unlock(&s->lock);
         pare_status status = run_item(s, w->index, item);
         pthread_mutex_lock(&s->lock);
@@ -149,7 +151,7 @@ static void *work(void *user)
             record_failure(s, item, status);
         else
             tell_progress(s, s->job->weight ? s->job->weight(s->job->user, item) : 1);
-        s->in_flight_bytes -= item_bytes(s, item);
+        s->in_flight_bytes -= bytes;
         s->in_flight--;
         pthread_cond_broadcast(&s->changed);
     }

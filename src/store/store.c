@@ -24,26 +24,15 @@ int64_t pare_piece_rows(pare_dtype dtype, int64_t cols)
     return rows;
 }
 
-static int64_t common_multiple(int64_t a, int64_t b)
-{
-    int64_t x = a, y = b;
-    while (y) {
-        int64_t rest = x % y;
-        x = y;
-        y = rest;
-    }
-    return a / x * b;
-}
-
 int64_t pare_entry_align(const pare_entry *entry)
 {
     int64_t rows = entry->piece_rows < 1 ? 1 : entry->piece_rows;
     if (entry->form != PARE_FORM_QUANT)
         return rows;
     if (entry->scheme.granularity == PARE_PER_BLOCK)
-        rows = common_multiple(rows, entry->scheme.block_rows);
+        rows = pare__lcm(rows, entry->scheme.block_rows);
     if (entry->scheme.asymmetric || entry->scheme.type == PARE_QUANT_NF4)
-        rows = common_multiple(rows, 32);
+        rows = pare__lcm(rows, 32);
     return rows;
 }
 
@@ -79,6 +68,17 @@ static pare_status open_with(const pare__format *format, pare_store *store)
     return order_slots(store);
 }
 
+static bool is_gguf(const char *path)
+{
+    char magic[4] = {0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    bool yes = fd >= 0 && read(fd, magic, sizeof magic) == (ssize_t)sizeof magic &&
+               memcmp(magic, "GGUF", sizeof magic) == 0;
+    if (fd >= 0)
+        close(fd);
+    return yes;
+}
+
 pare_status pare_store_open(const char *path, pare_store **store)
 {
     PARE_REQUIRE(path && *path, PARE_ERR_ARGUMENT, "a checkpoint's path is empty");
@@ -88,6 +88,8 @@ pare_status pare_store_open(const char *path, pare_store **store)
     for (size_t i = 0; i < sizeof formats / sizeof *formats && !format; i++)
         if (formats[i]->probe(path))
             format = formats[i];
+    PARE_REQUIRE(format || !is_gguf(path), PARE_ERR_ARGUMENT,
+                 "%s is a GGUF file: reading them is not in this version", path);
     PARE_REQUIRE(
         format, PARE_ERR_UNSUPPORTED,
         "%s is no checkpoint: expected a Hugging Face directory, a .safetensors file or a pare "
