@@ -273,6 +273,19 @@ static void quant_rows(chunk *k, const char *name, pare_scheme scheme, int64_t g
         .scale = 0.01f, .errors = k->errors);
 }
 
+/* The scales of nf4 quantised too: of the rows before these. */
+static void nested_rows(chunk *k)
+{
+    int64_t s = k->rows * ((k->cols + 63) / 64), blocks = (s + 255) / 256;
+    pare_tensor scale = pare_vector(k->scale, PARE_F32, s),
+                codes = pare_vector(k->words, PARE_U8, s);
+    pare_tensor nested = pare_vector(k->hi, PARE_F32, blocks);
+    ROW(quant_nested, "scales of nf4", 4 * s, 5 * s, .offset = 0.05f, .scale = scale,
+        .codes = codes, .nested = nested);
+    ROW(dequant_nested, "scales of nf4", s, 4 * s, .offset = 0.05f, .codes = codes,
+        .nested = nested, .scale = scale);
+}
+
 static void pack_rows(chunk *k)
 {
     int64_t n = k->n, R = k->rows, C = k->cols;
@@ -410,6 +423,7 @@ int main(int argc, char **argv)
     quant_rows(k, "int4 g7", (pare_scheme){.type = PARE_QUANT_INT, .bits = 4}, 7, false);
     quant_rows(k, "e4m3 channel", (pare_scheme){.type = PARE_QUANT_E4M3, .bits = 8}, k->cols, true);
     quant_rows(k, "nf4", (pare_scheme){.type = PARE_QUANT_NF4, .bits = 4}, 64, false);
+    nested_rows(k);
     pack_rows(k);
     chain_row(k, "range, scale, quantize, pack w4g128", 4, 128);
     chain_row(k, "w4g32", 4, 32);

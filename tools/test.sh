@@ -26,14 +26,22 @@ tools/dev/check_layers
 tools/dev/check_style
 tools/dev/format --check
 
-say "Python beside which the results are checked"
+say "Python and a checkpoint beside which the results are checked"
 python=$(tools/dev/venv.sh)
 echo "$python"
+cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/pare-test-models
+if PYTHON=$python tools/dev/minilm.sh "$cache"; then
+    export PARE_TEST_MINILM=$cache/minilm
+    echo "$PARE_TEST_MINILM"
+else
+    echo "The checkpoint all-MiniLM-L6-v2 could not be fetched: tests on it are skipped."
+fi
 
 say "Build: release; debug with AddressSanitizer and UBSan"
 mkdir -p build
 for preset in release debug; do
-    cmake --preset "$preset" -DPARE_TEST_PYTHON="$python" >"build/$preset.log" 2>&1 ||
+    cmake --preset "$preset" -DPARE_TEST_PYTHON="$python" \
+        -DPARE_WERROR="${PARE_WERROR:-OFF}" >"build/$preset.log" 2>&1 ||
         { cat "build/$preset.log"; exit 1; }
     cmake --build --preset "$preset" -j "$jobs" >>"build/$preset.log" 2>&1 ||
         { grep -A20 -E 'error|FAILED' "build/$preset.log" || tail -n 40 "build/$preset.log"

@@ -59,7 +59,7 @@ row() {
     awk -v job="$1" -v who="$2" -v a="$3" -v b="$4" -v n="$bytes" -v w="$written" \
         -v oa="${ours[0]}" -v ob="${ours[1]}" -v t="$THREADS" -v m="$machine" \
         -v d="$(date +%F)" 'BEGIN {
-        printf "%s,%s,%.3f,%.3f,%.2f,%.2f,%.2f,%.2f,%d,%d,%d,\"%s\",%s\n", job, who, a, b,
+        printf "%s,%s,%.3f,%.3f,%.2f,%.2f,%.2f,%.2f,%.0f,%.0f,%d,\"%s\",%s\n", job, who, a, b,
                n / a / 1e9, n / b / 1e9, a / oa, b / ob, n, w, t, m, d }' | tee -a "$results"
 }
 
@@ -82,7 +82,8 @@ peer() {
 job() {
     local name=$1 ratio module
     shift
-    peer "$name" pare "$PARE" "$@" -o "$work/out.safetensors" --threads "$THREADS" --quiet
+    peer "$name" pare "$PARE" "$@" --include '*' -o "$work/out.safetensors" --threads "$THREADS" \
+        --quiet
     ratio=$(awk "BEGIN { print $(stat -c %s "$work/out.safetensors") / $bytes }")
     if [ -x "$PIPELINE" ]; then
         peer "$name" "bare pipeline" "$PIPELINE" "$model" "$work/out.bin" "$ratio" "$THREADS"
@@ -97,7 +98,7 @@ job() {
 llama() {
     [ -n "${LLAMA_QUANTIZE:-}" ] && [ -n "${LLAMA_GGUF:-}" ] || return 0
     cat "$LLAMA_GGUF" >/dev/null
-    bytes=$(stat -c %s "$LLAMA_GGUF") peer "$1" "llama-quantize $2" "$LLAMA_QUANTIZE" \
+    bytes=$(stat -c %s "$LLAMA_GGUF") peer "$1" "llama-quantize $2" "$LLAMA_QUANTIZE" --pure \
         "$LLAMA_GGUF" "$work/out.gguf" "$2" "$THREADS"
 }
 

@@ -5,11 +5,11 @@
  *
  *     pare_pack(be, &(pare_pack_args){ .codes = q, .words = w, .bits = 4 });
  *
- * Rules for all: pointers are to the backend's memory; zero-size tensors are legal; outputs must
- * not overlap inputs unless the comment says "in place"; results are the same bytes on every
- * backend, thread count and instruction set for the ops of ops_core.h and ops_compress.h. A wrong
- * shape, dtype or overlap is PARE_ERR_ARGUMENT with the op, the argument and both shapes; an op
- * that a backend lacks is PARE_ERR_UNSUPPORTED.
+ * Rules for all: pointers are to the backend's memory, aligned to their elements; zero-size tensors
+ * are legal; outputs must not overlap inputs unless the comment says "in place"; results are the
+ * same bytes on every backend, thread count and instruction set for the ops of ops_core.h and
+ * ops_compress.h. A wrong shape, dtype or overlap is PARE_ERR_ARGUMENT with the op, the argument
+ * and both shapes; an op that a backend lacks is PARE_ERR_UNSUPPORTED.
  *
  * The order of every float sum that decides a byte: element i of a sequence goes to lane i mod 16,
  * each lane adds in ascending i starting from +0, then lanes are added as a binary tree: (l, l+8),

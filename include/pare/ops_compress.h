@@ -30,6 +30,8 @@
     OP(quant_scale)                                                                                \
     OP(quant_error)                                                                                \
     OP(quant_search)                                                                               \
+    OP(quant_nested)                                                                               \
+    OP(dequant_nested)                                                                             \
     OP(quantize)                                                                                   \
     OP(dequantize)                                                                                 \
     OP(pack)                                                                                       \
@@ -43,7 +45,7 @@ typedef struct pare_keys_args {
     pare_tensor keys; /* [n], U32 */
 } pare_keys_args;
 
-/* keys[i] = top 31 bits' worth of a counter-based hash: with z = seed ^ (stream·0x9E3779B97F4A7C15)
+/* keys[i] = top 30 bits of a counter-based hash: with z = (seed ^ (stream·0x9E3779B97F4A7C15))
  * + (first + i + 1)·0xD1342543DE82EF95 (mod 2^64) and splitmix64's finaliser f (Steele 2014: z ^= z
  * >> 30, z *= 0xBF58476D1CE4E5B9, z ^= z >> 27, z *= 0x94D049BB133111EB, z ^= z >> 31), keys[i] =
  * f(z) >> 34, a number below 2^30 (never taken for Inf or NaN). */
@@ -123,7 +125,8 @@ typedef struct pare_mask_apply_args {
     pare_tensor mask; /* [R, ceil(C/8)], U8 */
 } pare_mask_apply_args;
 
-/* values = the elements of x under a 1, row by row. */
+/* values = the elements of x under a 1, row by row. PARE_ERR_ARGUMENT if the mask's ones are not as
+ * many as the values, or a padding bit is set. */
 typedef struct pare_mask_compact_args {
     pare_tensor x;      /* [R, C], F32, F16 or BF16 */
     pare_tensor mask;   /* [R, ceil(C/8)], U8 */
@@ -154,8 +157,8 @@ typedef struct pare_quant_range_args {
  * and kept as f32 values. With amax = max(-lo, hi), levels = 2^bits - 1, qmin = -2^(bits-1): INT
  * symmetric   s = amax / (levels / 2) INT asymmetric  s = (hi - lo) / levels; z = clamp(rint(qmin -
  * lo/s), qmin, -qmin - 1), s rounded first E4M3            s = amax / 448 NF4             s = amax
- * A scale that is 0 (before or after rounding) becomes 1. PARE_ERR_DAMAGED if a range, or a scale,
- * is not finite (which block). */
+ * A scale that is 0 (before or after rounding) becomes 1; with double_quant it stays 0, for
+ * quant_nested. PARE_ERR_DAMAGED if a range, or a scale, is not finite (which block). */
 typedef struct pare_quant_scale_args {
     pare_scheme scheme;
     pare_dtype scale_dtype; /* F32, F16 or BF16 */
@@ -169,18 +172,20 @@ typedef struct pare_quant_scale_args {
 /* Squared errors for the search of one scale over data that comes in pieces: with s_k =
  * round(s·k/100) (f32 product, then quotient, then scale_dtype; 0 becomes 1), errors[100 - k] +=
  * lane sum in f64 of (w - (q_k - z)·s_k)², every operation in f64 from f32 w, integer q_k and f32
- * s_k; w [R, C] is taken row by row. */
+ * s_k; w [R, C] is taken row by row. For E4M3 (q_k - z) is the number e4m3(w/s_k). An s_k that is
+ * not finite adds Inf. */
 typedef struct pare_quant_error_args {
     pare_scheme scheme; /* INT or E4M3 */
     pare_dtype scale_dtype;
-    pare_tensor w; /* [R, C], F32 */
-    float scale;   /* s, as quant_scale gives it */
-    int zero;
+    pare_tensor w;  /* [R, C], F32 */
+    float scale;    /* s, as quant_scale gives it */
+    int zero;       /* 0 unless asymmetric */
     double *errors; /* [PARE_QUANT_CANDIDATES], host memory, added to; ready on return */
 } pare_quant_error_args;
 
 /* MSE search: each block's scale becomes the s_k (as in quant_error, k = 100 … 20) of least squared
- * error over its block, ties to the larger k. The zero points stay. In place on scale. */
+ * error over its block, ties to the larger k; an s_k that is not finite is passed over. The zero
+ * points stay. In place on scale. */
 typedef struct pare_quant_search_args {
     pare_scheme scheme;
     pare_dtype scale_dtype;
@@ -189,6 +194,31 @@ typedef struct pare_quant_search_args {
     pare_tensor scale; /* [ceil(R/block_rows), ceil(C/block_cols)], F32 */
     pare_tensor zero;  /* the same shape, I8; data NULL unless asymmetric */
 } pare_quant_search_args;
+
+/* NF4 with double_quant (QLoRA, Dettmers 2023): the scales are quantised too, to 256 levels: 0, 1
+ * and ±(0.1 + 0.9·(2k + 1)/2^(i+1))·10^(i-6) for i = 0..6 and 0 ≤ k < 2^i, computed in f64 and
+ * rounded once to f32, in ascending order (bitsandbytes' signed dynamic map). */
+#define PARE_NESTED_LEVELS 256
+#define PARE_NESTED_BLOCK 256 /* consecutive scales that share a nested scale */
+
+/* With d = scale - offset and, of each block, N = the largest |d|: code = the number of midpoints
+ * (of neighbouring levels, computed in f32 as (a + b)·0.5f) that are below d/N, or below 0 if N is
+ * 0; nested = N. The scale becomes what dequant_nested gives, or 1 if that is 0: weights are
+ * divided by it. PARE_ERR_DAMAGED if it, or N, is not finite (which scale). */
+typedef struct pare_quant_nested_args {
+    float offset;       /* finite */
+    pare_tensor scale;  /* [n], F32, in place */
+    pare_tensor codes;  /* [n], U8 */
+    pare_tensor nested; /* [ceil(n/PARE_NESTED_BLOCK)], F32 */
+} pare_quant_nested_args;
+
+/* scale = level[code]·nested + offset, product and sum each rounded to f32. */
+typedef struct pare_dequant_nested_args {
+    float offset;
+    pare_tensor codes;  /* [n], U8 */
+    pare_tensor nested; /* [ceil(n/PARE_NESTED_BLOCK)], F32 */
+    pare_tensor scale;  /* [n], F32 */
+} pare_dequant_nested_args;
 
 /* Codes of w:
  *   INT symmetric   q = clamp(rint(w/s), qmin, -qmin - 1)

@@ -10,7 +10,8 @@
     OP(diff)                                                                                       \
     OP(digest)
 
-/* y = x in y's dtype, round half to even; overflow gives Inf, NaN stays NaN (quiet). */
+/* y = x in y's dtype, round half to even; overflow gives Inf. A NaN keeps its sign and the upper
+ * bits of its payload that fit, and is made quiet; where the dtype is the same, bits are copied. */
 typedef struct pare_cast_args {
     pare_tensor x; /* any shape, F32, F16 or BF16 */
     pare_tensor y; /* same element count, F32, F16 or BF16; in place if the dtype is the same */
@@ -19,8 +20,8 @@ typedef struct pare_cast_args {
 typedef struct pare_stats_result {
     int64_t count, zeros, nans, infs; /* zeros: +0 and -0 */
     int64_t first_bad;                /* index of the first NaN or Inf, -1 if none */
-    double min, max, absmax;          /* of the finite elements; 0 if there are none */
-    double sum, sum_squares;          /* of the finite elements: lane sums in f64 */
+    double min, max, absmax;          /* of the finite elements, never -0; 0 if there are none */
+    double sum, sum_squares;          /* lane sums in f64; what is not finite adds +0 in its lane */
 } pare_stats_result;
 
 /* Statistics of x; *result is overwritten (host memory; ready on return). */
@@ -33,8 +34,8 @@ typedef struct pare_diff_result {
     int64_t count,
         differing;  /* differing: a and b are not the same value (NaN equals NaN, +0 equals -0) */
     double max_abs; /* max |a - b|; NaN counts as Inf unless both are NaN */
-    double sum_aa, sum_bb, sum_ab, sum_dd; /* lane sums in f64 of a², b², a·b, (a - b)² over pairs
-                                              that are both finite */
+    double sum_aa, sum_bb, sum_ab, sum_dd; /* lane sums in f64 of a², b², a·b, (a - b)²; a pair
+                                              not both finite adds +0 in its lane */
 } pare_diff_result;
 
 /* Difference of a and b; *result is overwritten (host memory; ready on return). */

@@ -24,11 +24,13 @@ typedef struct pare_quant_args {
     pare_dtype scale_dtype; /* F32, F16 or BF16: the source's; F32 for NF4 */
     pare_tensor w;          /* [R, C], F32, finite or not */
     int64_t block_rows, block_cols;
-    bool scale_known;  /* scale (and zero) are inputs: a scale that spans more than these rows */
-    pare_tensor scale; /* [ceil(R/block_rows), ceil(C/block_cols)], F32 */
-    pare_tensor lo;    /* scratch, the same, F32 */
-    pare_tensor zero;  /* the same, I8; data NULL unless asymmetric */
-    pare_tensor codes; /* [R, C], I8 */
+    bool scale_known;   /* scale (and zero) are inputs: a scale that spans more than these rows */
+    pare_tensor scale;  /* [ceil(R/block_rows), ceil(C/block_cols)], F32 */
+    pare_tensor lo;     /* scratch, the same, F32 */
+    pare_tensor zero;   /* the same, I8; data NULL unless asymmetric */
+    pare_tensor codes;  /* [R, C], I8 */
+    float scale_offset; /* of double_quant: what goes to quant_nested, and its results */
+    pare_tensor scale_codes, nested;
 } pare_quant_args;
 
 typedef struct pare_quant_method {

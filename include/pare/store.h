@@ -37,6 +37,7 @@ typedef struct pare_entry {
     int64_t piece_rows; /* rows a digest is taken over: pare_piece_rows(), or what the file says */
     pare_form form;
     pare_scheme scheme;   /* PARE_FORM_QUANT */
+    float scale_offset;   /* of a scheme with double_quant (ops_compress.h, quant_nested) */
     int64_t nonzeros;     /* PARE_FORM_SPARSE: values stored */
     int64_t stored_bytes; /* of all its arrays in the file */
 } pare_entry;
@@ -46,7 +47,8 @@ typedef struct pare_entry {
 int64_t pare_piece_rows(pare_dtype dtype, int64_t cols);
 
 /* Rows that can be written by themselves: the least multiple of piece_rows and the scheme's block
- * rows, and of 32 where zero points or nibbles of several rows share a word. At least 1. */
+ * rows, of 32 where zero points or nibbles of several rows share a word, and with double_quant of
+ * what makes whole nested blocks. At least 1. */
 int64_t pare_entry_align(const pare_entry *entry);
 
 /* Rows [first, first + count) of an entry in its own form. Which members are used follows the form;
@@ -60,6 +62,10 @@ typedef struct pare_rows {
     int8_t *codes;         /* QUANT: [count, cols] */
     float *scale;          /* QUANT: [ceil(count/block_rows), across] */
     int8_t *zero;          /* QUANT, asymmetric: the same shape */
+    uint8_t *scale_codes; /* QUANT, double_quant: the same shape; written instead of scale, which is
+                             what they decode to; NULL: not wanted by a reader */
+    float *nested;        /* beside them, one for every PARE_NESTED_BLOCK scales of the tensor that
+                             the rows touch */
 } pare_rows;
 
 /* A file beside the tensors, carried along unchanged (tokenizer, generation settings …). */
@@ -150,7 +156,7 @@ pare_status pare_writer_predict(const pare_writer_options *options, int64_t *fil
 
 /* Checksums of an entry's arrays so far (.h5), for the caller's journal: partial sums that add up.
  */
-#define PARE_ENTRY_SUMS 8
+#define PARE_ENTRY_SUMS 8 /* two for each part that an entry can have in an .h5 */
 typedef struct pare_sums {
     uint64_t sum[PARE_ENTRY_SUMS];
 } pare_sums;
@@ -160,7 +166,7 @@ int64_t pare_writer_scratch(const pare_writer *writer, int64_t index, int64_t co
 
 /* Encodes rows into scratch: the bytes for each array, packed, and their partial checksums.
  * rows->first must be a multiple of pare_entry_align(), and so must its end but for the last. */
-#define PARE_MAX_PARTS 4
+#define PARE_MAX_PARTS 6
 typedef struct pare_parts {
     int count;
     struct {

@@ -285,6 +285,34 @@ pare_status pare__check_quant_search(const pare_quant_search_args *args)
     return PARE_OK;
 }
 
+static pare_status check_nested(const pare__arg *scale, const pare__arg *codes,
+                                const pare__arg *nested)
+{
+    PARE_TRY(pare__arg_sound(scale, 1, PARE__SET(PARE_F32)));
+    int64_t n = scale->tensor->shape[0];
+    PARE_TRY(pare__arg_vector(codes, PARE_U8, n));
+    PARE_TRY(pare__arg_vector(nested, PARE_F32, pare__ceil_div(n, PARE_NESTED_BLOCK)));
+    PARE_TRY(pare__arg_apart(scale, codes));
+    PARE_TRY(pare__arg_apart(scale, nested));
+    PARE_TRY(pare__arg_apart(codes, nested));
+    return PARE_OK;
+}
+
+pare_status pare__check_quant_nested(const pare_quant_nested_args *args)
+{
+    PARE_TRY(check_nested(PARE__ARG(quant_nested, scale), PARE__ARG(quant_nested, codes),
+                          PARE__ARG(quant_nested, nested)));
+    PARE_REQUIRE(args->offset - args->offset == 0, PARE_ERR_ARGUMENT,
+                 "quant_nested: offset is %g; it must be finite", (double)args->offset);
+    return PARE_OK;
+}
+
+pare_status pare__check_dequant_nested(const pare_dequant_nested_args *args)
+{
+    return check_nested(PARE__ARG(dequant_nested, scale), PARE__ARG(dequant_nested, codes),
+                        PARE__ARG(dequant_nested, nested));
+}
+
 pare_status pare__check_quantize(const pare_quantize_args *args)
 {
     const pare__arg *w = PARE__ARG(quantize, w), *scale = PARE__ARG(quantize, scale);

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/alloc.h"
 #include "base/check.h"
+#include "base/text.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -91,6 +92,20 @@ pare_status pare__file_write(int fd, const char *path, const void *bytes, int64_
         offset += put;
     }
     return PARE_OK;
+}
+
+pare_status pare__file_reserve(int fd, const char *path, int64_t size)
+{
+    int error;
+    do
+        error = size > 0 && fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, size) != 0 ? errno : 0;
+    while (error == EINTR);
+    if (error != ENOSPC && error != EDQUOT && error != EFBIG)
+        return PARE_OK; /* not every file system can */
+    char text[32];
+    PARE_FAIL(PARE_ERR_FULL,
+              "%s needs %s, and there is no room for it: free some space, or write elsewhere", path,
+              pare__size_text((double)size, text, sizeof text));
 }
 
 pare_status pare__file_load(const char *path, int64_t limit, char **bytes, int64_t *size)

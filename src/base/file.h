@@ -19,6 +19,11 @@ pare_status pare__file_read(int fd, const char *path, void *bytes, int64_t size,
 pare_status pare__file_write(int fd, const char *path, const void *bytes, int64_t size,
                              int64_t offset);
 
+/* Reserves room on the disk for the first size bytes of a file, so that a disk too small is known
+ * before the work (PARE_ERR_FULL with how much it takes) and pages are written faster. A
+ * file system that cannot reserve is fine. */
+pare_status pare__file_reserve(int fd, const char *path, int64_t size);
+
 /* A whole small file (at most limit bytes, else PARE_ERR_DAMAGED) with a NUL after it; caller
  * frees. */
 pare_status pare__file_load(const char *path, int64_t limit, char **bytes, int64_t *size);

@@ -290,6 +290,8 @@ static void pack_part(const void *user, int64_t first, int64_t last)
     int64_t cols = a->codes.shape[1], bytes = a->words.shape[1];
     const int8_t *codes = a->codes.data;
     uint8_t *words = a->words.data;
+    if (first == last)
+        return; /* there may be no memory at all */
     if (a->packing == PARE_PACK_NIBBLES) { /* first and last count codes; first is even */
         pack_nibbles(codes + first, last - first, words + first / 2);
         return;
@@ -322,6 +324,8 @@ static void unpack_part(const void *user, int64_t first, int64_t last)
     int64_t cols = a->codes.shape[1], bytes = a->words.shape[1];
     int8_t *codes = a->codes.data;
     const uint8_t *words = a->words.data;
+    if (first == last)
+        return;
     if (a->packing == PARE_PACK_NIBBLES) {
         unpack_nibbles(words + first / 2, codes + first, last - first);
         return;

@@ -109,15 +109,16 @@ static void zero_points(int bits, const float *restrict lo, const float *restric
     }
 }
 
-/* Index of the first block whose range or scale is NaN or Inf, or -1; a scale of 0 becomes 1. */
+/* Index of the first block whose range or scale is NaN or Inf, or -1; a scale of 0 becomes `none`.
+ */
 static int64_t finish_scales(const float *restrict lo, const float *restrict hi, float *restrict s,
-                             int64_t n)
+                             float none, int64_t n)
 {
     uint32_t worst = 0;
     for (int64_t i = 0; i < n; i++) {
         uint32_t a = pare__f32_bits(lo[i]) & 0x7fffffffu, b = pare__f32_bits(hi[i]) & 0x7fffffffu;
         uint32_t c = pare__f32_bits(s[i]) & 0x7fffffffu, top = a > b ? a : b;
-        s[i] = s[i] == 0.0f ? 1.0f : s[i];
+        s[i] = s[i] == 0.0f ? none : s[i];
         top = top > c ? top : c;
         worst = top > worst ? top : worst;
     }
@@ -138,11 +139,12 @@ pare_status PARE_CPU(pare_cpu_quant_scale)(pare_backend *be, const pare_quant_sc
     float *s = args->scale.data;
     int8_t *z = args->zero.data;
     int64_t count = args->lo.shape[0];
+    float none = args->scheme.double_quant ? 0.0f : 1.0f;
     for (int64_t i = 0; i < count; i += TILE) {
         int64_t n = cpu_min(TILE, count - i);
         raw_scales(&args->scheme, lo + i, hi + i, s + i, n);
         PARE_CPU(pare__cpu_round)(s + i, args->scale_dtype, n);
-        int64_t bad = finish_scales(lo + i, hi + i, s + i, n);
+        int64_t bad = finish_scales(lo + i, hi + i, s + i, none, n);
         PARE_REQUIRE(bad < 0, PARE_ERR_DAMAGED,
                      "block %lld has no finite scale in %s: its values go from %g to %g",
                      (long long)(i + bad), pare_dtype_name(args->scale_dtype), (double)lo[i + bad],

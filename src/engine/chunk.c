@@ -35,7 +35,9 @@ static pare_rows own_rows(const pare__lane *lane)
                        .mask = lane->mask,
                        .codes = lane->codes,
                        .scale = lane->scale,
-                       .zero = lane->zero};
+                       .zero = lane->zero,
+                       .scale_codes = lane->scale_codes,
+                       .nested = lane->nested};
 }
 
 /* Reads ahead for the chunks that will be taken next; asked for only while reads have to wait,
@@ -329,6 +331,7 @@ pare_status pare__chunk_quantize(pare__job *job, pare__lane *lane, int64_t chunk
     const pare_scheme *scheme = &task->out.scheme;
     if (!task->quant)
         return PARE_OK;
+    int64_t scales = lane->blocks.down * lane->blocks.across;
     bool known = scheme->granularity == PARE_PER_TENSOR;
     if (known) {
         lane->scale[0] = task->scale;
@@ -348,7 +351,10 @@ pare_status pare__chunk_quantize(pare__job *job, pare__lane *lane, int64_t chunk
             .scale = pare_matrix(lane->scale, PARE_F32, lane->blocks.down, lane->blocks.across),
             .lo = pare_matrix(lane->lo, PARE_F32, lane->blocks.down, lane->blocks.across),
             .zero = pare_matrix(lane->zero, PARE_I8, lane->blocks.down, lane->blocks.across),
-            .codes = pare_matrix(lane->codes, PARE_I8, lane->rows, task->out.cols)});
+            .codes = pare_matrix(lane->codes, PARE_I8, lane->rows, task->out.cols),
+            .scale_offset = task->out.scale_offset,
+            .scale_codes = pare_vector(lane->scale_codes, PARE_U8, scales),
+            .nested = pare_vector(lane->nested, PARE_F32, ceil_div(scales, PARE_NESTED_BLOCK))});
     if (status != PARE_OK)
         return pare__chunk_blame(lane, status);
     if (task->prune)

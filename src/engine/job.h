@@ -67,6 +67,7 @@ typedef struct pare__chunk {
     int64_t ties;     /* at the group's threshold, -1: not counted */
     int64_t nonzeros; /* of the output's values, -1: not counted */
     int64_t before;   /* nonzeros of the tensor's chunks before, once counted */
+    double scales;    /* sum of the scales, for double_quant */
 } pare__chunk;
 
 typedef struct pare__lane pare__lane;
@@ -146,7 +147,8 @@ struct pare__lane {
     uint8_t *permuted_mask;
     void *compact; /* values of a sparse output */
     int8_t *codes, *zero;
-    float *scale, *lo;
+    float *scale, *lo, *nested;
+    uint8_t *scale_codes;
     void *read_scratch, *write_scratch;
     pare_rows out; /* what is written */
     pare_parts parts;
@@ -205,7 +207,7 @@ pare_status pare__pass_run(pare__job *job, const pare__pass *pass);
 
 /* select.c: thresholds of all groups. */
 pare_status pare__job_select(pare__job *job);
-/* ranges.c: scales of per-tensor schemes. */
+/* ranges.c: scales of per-tensor schemes, offsets of scales that are quantised too. */
 bool pare__job_has_ranges(const pare__job *job);
 pare_status pare__job_ranges(pare__job *job);
 /* count.c: nonzeros of what may be sparse, and whether it will be. */

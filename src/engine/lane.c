@@ -78,6 +78,9 @@ static int64_t lay_out(const pare__job *job, const pare__task *task, char *base,
     lane->scale = carve(&c, quant, scales * 4);
     lane->lo = carve(&c, quant, scales * 4);
     lane->zero = carve(&c, quant && out->scheme.asymmetric, scales);
+    lane->scale_codes = carve(&c, quant && out->scheme.double_quant, scales);
+    lane->nested =
+        carve(&c, quant && out->scheme.double_quant, ceil_div(scales, PARE_NESTED_BLOCK) * 4);
     lane->compact = carve(&c, out->form == PARE_FORM_SPARSE, elements * bits / 8);
     lane->read_scratch = carve(&c, true, pare_store_scratch(job->store, task->source, rows));
     /* Before the layout exists an encoder's need is guessed at its most: everything once more. */

@@ -118,8 +118,6 @@ static pare_status fit_scheme(const pare__job *job, pare__task *task)
     PARE_REQUIRE(scheme.activation != PARE_ACT_STATIC, PARE_ERR_ARGUMENT,
                  "static activation scales (a8s) need calibration data, which is not in this "
                  "version: use a8d");
-    PARE_REQUIRE(!scheme.double_quant, PARE_ERR_ARGUMENT,
-                 "nf4d (scales quantised too) is not in this version: use nf4");
     PARE_REQUIRE(scheme.type != PARE_QUANT_NF4 || task->quant->search == PARE_SCALE_ABSMAX,
                  PARE_ERR_ARGUMENT,
                  "nf4 takes its scale from the largest weight: leave scale at absmax");
@@ -134,6 +132,7 @@ static pare_status fit_scheme(const pare__job *job, pare__task *task)
     }
     task->out.form = PARE_FORM_QUANT;
     task->out.scheme = scheme;
+    task->out.scale_offset = 0; /* found with the ranges */
     return PARE_OK;
 }
 
@@ -171,6 +170,7 @@ static void make_dense(pare_entry *out)
 {
     out->form = PARE_FORM_DENSE;
     out->scheme = (pare_scheme){0};
+    out->scale_offset = 0;
     out->nonzeros = 0;
 }
 

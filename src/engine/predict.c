@@ -86,6 +86,7 @@ static int64_t read_bytes(const pare__job *job, int64_t *passes)
         }
         if (task->quant && task->out.scheme.granularity == PARE_PER_TENSOR)
             reads += task->quant->search == PARE_SCALE_MSE ? 2 : 1;
+        reads += task->quant && task->out.scheme.double_quant;
         reads += task->maybe_sparse;
         all += reads * source->stored_bytes;
         once += source->stored_bytes;

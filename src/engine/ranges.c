@@ -1,5 +1,6 @@
-/* ranges.c - scales that span a whole tensor, found before its first row is written: one read for
- * the range, one more for the search of least squared error. */
+/* ranges.c - what the scales of a whole tensor need, found before its first row is written: one
+ * read for the range of a per-tensor scheme, one more for the search of least squared error; one
+ * for the mean of scales that are quantised too. */
 #include "job.h"
 
 #include "pare/ops.h"
@@ -14,6 +15,11 @@ static bool wants_range(const pare__task *task)
 static bool wants_search(const pare__task *task)
 {
     return wants_range(task) && task->quant->search == PARE_SCALE_MSE;
+}
+
+static bool wants_offset(const pare__task *task)
+{
+    return task->quant && task->out.scheme.double_quant && task->chunks > 0;
 }
 
 /* Least and greatest over the chunk join those of the tensor. */
@@ -52,13 +58,43 @@ static pare_status take_errors(pare__job *job, pare__lane *lane, int64_t chunk)
     return PARE_OK;
 }
 
+/* The sum of the chunk's scales; those of a tensor are added in the order of chunks later. */
+static pare_status take_scales(pare__job *job, pare__lane *lane, int64_t chunk)
+{
+    const pare__task *task = lane->task;
+    int64_t down = lane->blocks.down, across = lane->blocks.across;
+    pare_tensor lo = pare_vector(lane->lo, PARE_F32, down * across);
+    pare_tensor scale = pare_vector(lane->scale, PARE_F32, down * across);
+    pare_stats_result stats;
+    PARE_TRY(pare_quant_range(
+        lane->be,
+        &(pare_quant_range_args){.w = pare_matrix(lane->w, PARE_F32, lane->rows, task->out.cols),
+                                 .block_rows = lane->blocks.block_rows,
+                                 .block_cols = lane->blocks.block_cols,
+                                 .lo = pare_matrix(lane->lo, PARE_F32, down, across),
+                                 .hi = pare_matrix(lane->scale, PARE_F32, down, across)}));
+    pare_status status =
+        pare_quant_scale(lane->be, &(pare_quant_scale_args){.scheme = task->out.scheme,
+                                                            .scale_dtype = PARE_F32,
+                                                            .lo = lo,
+                                                            .hi = scale,
+                                                            .scale = scale});
+    if (status != PARE_OK)
+        return pare__chunk_blame(lane, status);
+    PARE_TRY(pare_stats(lane->be, &(pare_stats_args){.x = scale, .result = &stats}));
+    job->chunks[chunk].scales = stats.sum;
+    return PARE_OK;
+}
+
 static const pare__pass range_pass = {.name = "range", .wants = wants_range, .work = take_range};
 static const pare__pass error_pass = {
     .name = "search", .wants = wants_search, .work = take_errors, .work_in_order = true};
+static const pare__pass offset_pass = {
+    .name = "scales", .wants = wants_offset, .work = take_scales};
 
 bool pare__job_has_ranges(const pare__job *job)
 {
-    return pare__pass_has_work(job, &range_pass);
+    return pare__pass_has_work(job, &range_pass) || pare__pass_has_work(job, &offset_pass);
 }
 
 static pare_status scale_from_range(pare__lane *lane, pare__task *task)
@@ -97,8 +133,32 @@ static void scale_from_errors(const pare__job *job, pare__task *task)
     task->scale = s > 0 ? s : 1;
 }
 
+/* The mean of all scales of a tensor. */
+static void offset_from_scales(const pare__job *job, pare__task *task)
+{
+    pare_blocks blocks = pare_scheme_blocks(&task->out.scheme, task->out.rows, task->out.cols);
+    double sum = 0;
+    for (int64_t c = 0; c < task->chunks; c++)
+        sum += job->chunks[task->first_chunk + c].scales;
+    task->out.scale_offset = (float)(sum / ((double)blocks.down * (double)blocks.across));
+}
+
+static pare_status find_offsets(pare__job *job)
+{
+    if (!pare__pass_has_work(job, &offset_pass))
+        return PARE_OK;
+    PARE_TRY(pare__pass_run(job, &offset_pass));
+    for (int64_t t = 0; t < job->count; t++)
+        if (wants_offset(&job->tasks[t]))
+            offset_from_scales(job, &job->tasks[t]);
+    return PARE_OK;
+}
+
 pare_status pare__job_ranges(pare__job *job)
 {
+    PARE_TRY(find_offsets(job));
+    if (!pare__pass_has_work(job, &range_pass))
+        return PARE_OK;
     PARE_TRY(pare__pass_run(job, &range_pass));
     for (int64_t t = 0; t < job->count; t++)
         if (wants_range(&job->tasks[t]))

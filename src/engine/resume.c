@@ -1,8 +1,8 @@
 /* resume.c - the journal of a run: what a killed one had found out and written, so that the next
  * one goes on and ends with the same bytes.
  *
- * Records: a pass's results (thresholds, per-tensor scales, counts) when the pass is over; the
- * layout when it is made; each chunk when its bytes are in the file.
+ * Records: a pass's results (thresholds, scales and offsets of whole tensors, counts) when the pass
+ * is over; the layout when it is made; each chunk when its bytes are in the file.
  */
 #include "job.h"
 
@@ -107,10 +107,11 @@ static pare_status take(void *user, uint32_t type, const void *payload, uint32_t
             job->groups[g].equal = group.equal;
         }
         job->selected = true;
-    } else if (type == RECORD_RANGES && size == (size_t)job->count * 5) {
+    } else if (type == RECORD_RANGES && size == (size_t)job->count * 9) {
         for (int64_t t = 0; t < job->count; t++) {
-            memcpy(&job->tasks[t].scale, p + 5 * t, 4);
-            memcpy(&job->tasks[t].zero, p + 5 * t + 4, 1);
+            memcpy(&job->tasks[t].scale, p + 9 * t, 4);
+            memcpy(&job->tasks[t].out.scale_offset, p + 9 * t + 4, 4);
+            memcpy(&job->tasks[t].zero, p + 9 * t + 8, 1);
         }
         job->ranged = true;
     } else if (type == RECORD_COUNT && size == (size_t)job->chunk_count * 16) {
@@ -215,7 +216,8 @@ static void put_group(const pare__job *job, int64_t g, char *at)
 static void put_scale(const pare__job *job, int64_t t, char *at)
 {
     memcpy(at, &job->tasks[t].scale, 4);
-    memcpy(at + 4, &job->tasks[t].zero, 1);
+    memcpy(at + 4, &job->tasks[t].out.scale_offset, 4);
+    memcpy(at + 8, &job->tasks[t].zero, 1);
 }
 
 static void put_count(const pare__job *job, int64_t c, char *at)
@@ -231,7 +233,7 @@ pare_status pare__journal_select(pare__job *job)
 
 pare_status pare__journal_ranges(pare__job *job)
 {
-    return journal_array(job, RECORD_RANGES, job->count, 5, put_scale);
+    return journal_array(job, RECORD_RANGES, job->count, 9, put_scale);
 }
 
 pare_status pare__journal_count(pare__job *job)

@@ -2,6 +2,8 @@
 #include "job.h"
 #include "report_impl.h"
 
+#include "pare/ops.h"
+
 #include "base/file.h"
 
 #include <string.h>
@@ -29,8 +31,11 @@ static int64_t bytes_out(const pare_entry *e)
     if (e->form == PARE_FORM_DENSE)
         return (n * item + 7) / 8;
     pare_blocks b = pare_scheme_blocks(&e->scheme, e->rows, e->cols);
+    int64_t codes = (n * e->scheme.bits + 7) / 8, scales = b.down * b.across;
+    if (e->scheme.double_quant)
+        return codes + scales + (scales + PARE_NESTED_BLOCK - 1) / PARE_NESTED_BLOCK * 4;
     int64_t scale = e->scheme.type == PARE_QUANT_NF4 ? 4 : item / 8;
-    return (n * e->scheme.bits + 7) / 8 + b.down * b.across * (scale + e->scheme.asymmetric);
+    return codes + scales * (scale + e->scheme.asymmetric);
 }
 
 static void add_tensor(pare__json *list, const pare__job *job, const pare__task *task, bool ran)

@@ -41,10 +41,24 @@ static pare_status find_scales(pare_backend *be, const pare_quant_args *args)
     return PARE_OK;
 }
 
+/* Scales that are quantised too become what will be read back. */
+static pare_status nest_scales(pare_backend *be, const pare_quant_args *args)
+{
+    if (!args->scheme.double_quant)
+        return PARE_OK;
+    return pare_quant_nested(
+        be, &(pare_quant_nested_args){
+                .offset = args->scale_offset,
+                .scale = pare_vector(args->scale.data, PARE_F32, pare_tensor_count(&args->scale)),
+                .codes = args->scale_codes,
+                .nested = args->nested});
+}
+
 static pare_status quantize(pare_backend *be, const pare_quant_args *args)
 {
     if (!args->scale_known)
         PARE_TRY(find_scales(be, args));
+    PARE_TRY(nest_scales(be, args));
     PARE_TRY(pare_quantize(be, &(pare_quantize_args){.scheme = args->scheme,
                                                      .w = args->w,
                                                      .block_rows = args->block_rows,

@@ -1,6 +1,8 @@
 /* codec.c - which codec holds an entry, and what every codec's parts have in common. */
 #include "store_impl.h"
 
+#include "pare/ops.h"
+
 #include <string.h>
 
 static const pare__codec *const codecs[] = {&pare__codec_dense, &pare__codec_pack,
@@ -63,15 +65,30 @@ pare_status pare__codec_for(const pare_entry *entry, const char *format_option,
     return PARE_OK;
 }
 
+int64_t pare__nested_rows(const pare_entry *entry)
+{
+    if (!entry->scheme.double_quant)
+        return 1;
+    pare_blocks blocks = pare_scheme_blocks(&entry->scheme, entry->rows, entry->cols);
+    int64_t rows = PARE_NESTED_BLOCK; /* a power of two: halved as long as rows make whole blocks */
+    while (rows > 1 && rows / 2 * (blocks.across % PARE_NESTED_BLOCK) % PARE_NESTED_BLOCK == 0)
+        rows /= 2;
+    return rows;
+}
+
+int64_t pare__align_rows(const pare__codec *codec, const pare_entry *entry)
+{
+    if (entry->form != PARE_FORM_QUANT)
+        return codec->align_rows;
+    if (entry->scheme.double_quant)
+        return pare__nested_rows(entry);
+    int64_t block = pare_scheme_blocks(&entry->scheme, entry->rows, entry->cols).block_rows;
+    return block > 1 ? block : codec->align_rows;
+}
+
 int64_t pare__rows_aligned(const pare__codec *codec, const pare_entry *entry, int64_t first)
 {
-    int64_t align = codec->align_rows;
-    if (entry->form == PARE_FORM_QUANT) {
-        pare_blocks blocks = pare_scheme_blocks(&entry->scheme, entry->rows, entry->cols);
-        if (blocks.block_rows > 1)
-            align = blocks.block_rows;
-    }
-    return first - first % align;
+    return first - first % pare__align_rows(codec, entry);
 }
 
 bool pare__is_native(const pare__format *format)

@@ -15,7 +15,7 @@ typedef struct group {
 typedef struct summary {
     group *groups;
     size_t count, capacity;
-    size_t nf4, sparse;
+    size_t nf4, nested, sparse;
     const pare__slot *first_nf4;
 } summary;
 
@@ -87,6 +87,7 @@ static pare_status summarise(const pare__slot *slots, size_t count, summary *s)
         if (slot->entry.form != PARE_FORM_QUANT)
             continue;
         if (slot->entry.scheme.type == PARE_QUANT_NF4) {
+            s->nested += slot->entry.scheme.double_quant;
             if (s->nf4++ == 0)
                 s->first_nf4 = slot;
             continue;
@@ -236,7 +237,7 @@ static pare_status bitsandbytes(pare__json *root, const summary *s, const pare__
     pare__json_set_bool(root, "load_in_4bit", true);
     pare__json_set_bool(root, "load_in_8bit", false);
     pare__json_set_string(root, "bnb_4bit_quant_type", "nf4");
-    pare__json_set_bool(root, "bnb_4bit_use_double_quant", false);
+    pare__json_set_bool(root, "bnb_4bit_use_double_quant", s->nested > 0);
     pare__json_set_string(root, "bnb_4bit_quant_storage", "uint8");
     pare__json_set_string(root, "bnb_4bit_compute_dtype",
                           dtype == PARE_F32   ? "float32"

@@ -5,6 +5,7 @@
 
 #include "pare/ops.h"
 
+#include <float.h>
 #include <string.h>
 
 enum { STATE_LIMIT = 64 * 1024 };
@@ -267,6 +268,30 @@ static pare_status add_sparse(work *w, const char *module, const pare__array *va
 
 /* ---- bitsandbytes ---------------------------------------------------------------------------- */
 
+/* Double quantisation: blocks of 256 scales, in f32, around an offset. */
+static pare_status read_nested(const work *w, const char *name, const pare__json *state,
+                               pare_entry *entry)
+{
+    int64_t block = 0;
+    double offset = 0;
+    const char *dtype = pare__json_string(pare__json_get(state, "nested_dtype"));
+    if (!pare__json_get(state, "nested_blocksize"))
+        return PARE_OK;
+    PARE_REQUIRE(pare__json_int(pare__json_get(state, "nested_blocksize"), &block) &&
+                     block == PARE_NESTED_BLOCK && dtype && strcmp(dtype, "float32") == 0,
+                 PARE_ERR_UNSUPPORTED,
+                 "%s: the scales of '%s' are quantised in another way than by %d in float32, which "
+                 "this version does not read",
+                 w->store->path, name, PARE_NESTED_BLOCK);
+    PARE_REQUIRE(pare__json_real(pare__json_get(state, "nested_offset"), &offset) &&
+                     offset >= -(double)FLT_MAX && offset <= (double)FLT_MAX,
+                 PARE_ERR_DAMAGED, "%s: the quant_state of '%s' has no nested_offset",
+                 w->store->path, name);
+    entry->scheme.double_quant = true;
+    entry->scale_offset = (float)offset;
+    return PARE_OK;
+}
+
 static pare_status read_state(const work *w, const char *name, const pare__json *state,
                               pare_entry *entry)
 {
@@ -287,11 +312,6 @@ static pare_status read_state(const work *w, const char *name, const pare__json 
     PARE_REQUIRE(sound && known < 3, PARE_ERR_DAMAGED,
                  "%s: the quant_state of '%s' lacks a dtype, shape or blocksize", w->store->path,
                  name);
-    PARE_REQUIRE(
-        !pare__json_get(state, "nested_blocksize"), PARE_ERR_UNSUPPORTED,
-        "%s: the scales of '%s' are quantised too (double quantisation), which this version does "
-        "not read",
-        w->store->path, name);
     entry->rank = (int)rank;
     entry->dtype = dtypes[known].dtype;
     entry->form = PARE_FORM_QUANT;
@@ -300,7 +320,8 @@ static pare_status read_state(const work *w, const char *name, const pare__json 
                                   .granularity = PARE_PER_GROUP,
                                   .block_rows = 1,
                                   .block_cols = block};
-    return pare__entry_complete(entry);
+    PARE_TRY(pare__entry_complete(entry));
+    return read_nested(w, name, state, entry);
 }
 
 static pare_status add_nf4(work *w, const char *name, const pare__array *state)
@@ -321,7 +342,7 @@ static pare_status add_nf4(work *w, const char *name, const pare__array *state)
         status = read_state(w, name, root, &slot->entry);
     pare__json_free(&root);
     PARE_TRY(status);
-    return bind(w, slot, 3);
+    return bind(w, slot, pare__nf4_state_part(&slot->entry));
 }
 
 /* ---- one array after the other --------------------------------------------------------------- */

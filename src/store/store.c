@@ -33,7 +33,7 @@ int64_t pare_entry_align(const pare_entry *entry)
         rows = pare__lcm(rows, entry->scheme.block_rows);
     if (entry->scheme.asymmetric || entry->scheme.type == PARE_QUANT_NF4)
         rows = pare__lcm(rows, 32);
-    return rows;
+    return pare__lcm(rows, pare__nested_rows(entry));
 }
 
 /* ---- open and close -------------------------------------------------------------------------- */
@@ -243,7 +243,7 @@ static int64_t part_bound(const pare_store *store, const pare__slot *slot, int p
     int64_t block = 1;
     if (entry->form == PARE_FORM_QUANT)
         block = pare_scheme_blocks(&entry->scheme, entry->rows, entry->cols).block_rows;
-    int64_t slack = slot->codec->align_rows + (part ? block : 1);
+    int64_t slack = pare__align_rows(slot->codec, entry) + (part ? block : 1);
     int64_t rows =
         slack >= entry->rows || count >= entry->rows - slack ? entry->rows : count + slack;
     pare__range range;
@@ -459,7 +459,7 @@ static pare_status sum_piece(const pare_store *store, pare_backend *be, const pa
         entry->rows - first < entry->piece_rows ? entry->rows - first : entry->piece_rows;
     int64_t before, end;
     PARE_TRY(sparse_bounds(store, slot, first, count, &before, &end));
-    for (int p = 0; p < PARE_MAX_PARTS; p++) {
+    for (int p = 0; p < PARE_ENTRY_SUMS / 2; p++) {
         if (slot->array[p] < 0)
             continue;
         pare__range range;

@@ -125,7 +125,9 @@ static bool put_coding(hid_t group, const pare_entry *entry, const char *codec)
     return good && put_text(group, "form", "quant") &&
            put_text(group, "scheme", pare_scheme_text(&entry->scheme, scheme, sizeof scheme)) &&
            put_int(group, "block_rows", blocks.block_rows) &&
-           put_int(group, "block_cols", blocks.block_cols);
+           put_int(group, "block_cols", blocks.block_cols) &&
+           (!entry->scheme.double_quant ||
+            put(group, "scale_offset", H5T_IEEE_F32LE, -1, &entry->scale_offset));
 }
 
 static pare_status make_coded(const maker *m, hid_t tensors, const char *link,

@@ -4,6 +4,7 @@
 #include "store_h5_impl.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #define MAX_FOLDERS 32 /* below /files */
@@ -263,6 +264,20 @@ static pare_status read_coded(scan *s, hid_t group, pare_entry *entry, const par
     return PARE_OK;
 }
 
+/* The offset of scales that are quantised too. */
+static pare_status read_offset(const scan *s, hid_t group, pare_entry *entry)
+{
+    hssize_t count = 0;
+    float *offset = &entry->scale_offset;
+    if (entry->form != PARE_FORM_QUANT || !entry->scheme.double_quant)
+        return PARE_OK;
+    PARE_REQUIRE(attribute(group, "scale_offset", H5T_IEEE_F32LE, 1, offset, &count) &&
+                     count == 1 && isfinite(*offset),
+                 PARE_ERR_DAMAGED, "%s: tensor %s does not say the offset of its scales", s->path,
+                 entry->name);
+    return PARE_OK;
+}
+
 /* The block of the scales is written for other readers; it must be the scheme's. */
 static pare_status check_blocks(const scan *s, hid_t group, const pare_entry *entry)
 {
@@ -307,6 +322,7 @@ static pare_status read_entry(scan *s, hid_t object, bool dense, pare__slot *slo
     PARE_REQUIRE(count > 0 || entry->rows <= INT32_MAX, PARE_ERR_DAMAGED,
                  "%s: tensor %s has %" PRId64 " rows of nothing", s->path, entry->name,
                  entry->rows);
+    PARE_TRY(read_offset(s, object, entry));
     return check_blocks(s, object, entry);
 }
 

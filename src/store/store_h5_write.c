@@ -165,6 +165,7 @@ static bool same_entry(const pare__slot *a, const pare__slot *b)
            x->rank == y->rank &&
            memcmp(x->shape, y->shape, (size_t)x->rank * sizeof *x->shape) == 0 &&
            x->form == y->form && x->nonzeros == y->nonzeros && x->piece_rows == y->piece_rows &&
+           memcmp(&x->scale_offset, &y->scale_offset, sizeof x->scale_offset) == 0 &&
            strcmp(pare_scheme_text(&x->scheme, xs, sizeof xs),
                   pare_scheme_text(&y->scheme, ys, sizeof ys)) == 0;
 }

@@ -94,6 +94,7 @@ struct pare_writer {
     size_t slot_count;
     void *format_state;   /* the container's own, freed by its close_writer */
     pthread_mutex_t lock; /* guards sums */
+    _Atomic int64_t written;
 };
 
 /* ---- containers ------------------------------------------------------------------------------ */
@@ -161,7 +162,7 @@ struct pare__codec {
 
     /* For decode, part 0 is read from the first row wanted; the other parts (small) from the
      * multiple of this many rows at or below it: 1, or what puts packed zero points on a whole
-     * word. Blocks of more than one row count too: pare__rows_aligned. */
+     * word. Blocks of more than one row, and nested ones, count too: pare__align_rows. */
     int64_t align_rows;
 
     /* The bytes of part `part` that belong to the rows. values_before and values_end: of
@@ -225,7 +226,12 @@ static inline int64_t pare__ceil_div(int64_t a, int64_t b)
     return a / b + (a % b != 0);
 }
 
-/* The row that parts other than the first are read from for rows from `first` on. */
+/* Rows that make whole nested blocks (ops_compress.h, quant_nested); 1 without double_quant. */
+int64_t pare__nested_rows(const pare_entry *entry);
+
+/* What parts other than the first are aligned to when they are read, and the row that they are read
+ * from for rows from `first` on. */
+int64_t pare__align_rows(const pare__codec *codec, const pare_entry *entry);
 int64_t pare__rows_aligned(const pare__codec *codec, const pare_entry *entry, int64_t first);
 
 /* Pieces that the quantising codecs share (codec_scale.c). Scales are stored in the entry's dtype.
@@ -244,6 +250,9 @@ pare_status pare__zero_decode(const pare_entry *entry, int64_t aligned, const vo
 pare_status pare__matrix_fits(const pare_entry *entry, bool h5);
 int64_t pare__scale_count(const pare_entry *entry, int64_t first,
                           int64_t count); /* elements, blocks touched */
+
+/* The part of NF4 that holds its quant_state. */
+int pare__nf4_state_part(const pare_entry *entry);
 
 /* Ones of a mask. */
 int64_t pare__mask_ones(const uint8_t *mask, int64_t bytes);

@@ -5,8 +5,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
+
+/* Bytes written between two nudges to the disk. */
+#define WRITE_BEHIND ((int64_t)32 << 20)
 
 /* By the ending of the path; the directory takes what no other claims. */
 static const pare__format *const formats[] = {&pare__format_h5, &pare__format_safetensors,
@@ -182,7 +186,11 @@ static pare_status create(pare_writer *writer, bool resume)
                      "%s is gone: there is nothing to continue", writer->part_path);
     else
         PARE_TRY(pare__remove_tree(writer->part_path));
-    return writer->format->create(writer, resume);
+    PARE_TRY(writer->format->create(writer, resume));
+    for (size_t i = 0; i < writer->file_count && !resume; i++)
+        PARE_TRY(
+            pare__file_reserve(writer->files[i].fd, writer->files[i].path, writer->files[i].size));
+    return PARE_OK;
 }
 
 pare_status pare_writer_create(const pare_writer_options *options, bool resume,
@@ -271,7 +279,7 @@ static pare_status sum_pieces(pare_backend *be, const pare__slot *slot, const pa
         if (entry->form == PARE_FORM_SPARSE)
             after = before + pare__mask_ones(rows->mask + (first - rows->first) * mask_row,
                                              count * mask_row);
-        for (int p = 0; p < PARE_MAX_PARTS; p++) {
+        for (int p = 0; p < PARE_ENTRY_SUMS / 2; p++) {
             pare__range all, piece;
             if (slot->array[p] < 0)
                 continue;
@@ -352,6 +360,10 @@ pare_status pare_writer_write(pare_writer *writer, const pare_parts *parts)
         const pare__file *file = &writer->files[parts->part[i].file];
         PARE_TRY(pare__file_write(file->fd, file->path, parts->part[i].bytes, parts->part[i].size,
                                   parts->part[i].offset));
+        /* The disk begins while there is still work to do, so that the sync at the end is short. */
+        int64_t before = atomic_fetch_add(&writer->written, parts->part[i].size);
+        if ((before + parts->part[i].size) / WRITE_BEHIND != before / WRITE_BEHIND)
+            (void)sync_file_range(file->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
     }
     return PARE_OK;
 }

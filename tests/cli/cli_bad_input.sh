@@ -47,7 +47,7 @@ make tensor t.safetensors F32 '[1,1,1,1,1,1,1,1,16]' 64; quantize 3 'a\.weight' 
 # NaN and Inf: never a NaN scale; the sentence names the tensor.
 for value in nan inf -inf; do
     make value v.safetensors "$value"
-    for scheme in w8 w4g32 w4g32z fp8 nf4; do
+    for scheme in w8 w4g32 w4g32z fp8 nf4 nf4d; do
         refuse 3 'b\.weight' "$PARE" quantize v.safetensors -o out --method rtn --scheme "$scheme"
     done
     expect 0 'nan|inf|NaN|Inf' "$PARE" inspect v.safetensors --stats

@@ -19,7 +19,7 @@ refuse 2 'foreign.*(exists|--overwrite)' "$PARE" "${job[@]}" -o foreign
 [ "$(cat foreign/notes.txt)" = mine ] || fail "a foreign folder was touched"
 
 # A folder that is not there is named.
-refuse 3 'no/such' "$PARE" "${job[@]}" -o no/such/place/out.safetensors
+refuse 2 'no/such' "$PARE" "${job[@]}" -o no/such/place/out.safetensors
 
 # Nothing is left of a run but its output and its report.
 mkdir clean

@@ -40,7 +40,6 @@ for later in 'distill --teacher good.safetensors --student good.safetensors -o o
     'train good.safetensors -o out' 'eval good.safetensors' 'sweep x.yaml -o out' 'bench' \
     'quantize good.safetensors -o out --method rtn --scheme q4_0' \
     'quantize good.safetensors -o out --method gptq --scheme w4' \
-    'quantize good.safetensors -o out --method rtn --scheme nf4d' \
     'quantize good.safetensors -o out --method rtn --scheme w4 --scale kl' \
     'prune good.safetensors -o out --method sparsegpt --sparsity 0.5' \
     'prune good.safetensors -o out --method magnitude --pattern head' \

@@ -210,13 +210,40 @@ def scales(scheme, w, dtype):
         s = (hi - lo) / f(levels)
     else:
         s = amax / f(levels / 2)
-    s = rounded(np.where(s == 0, f(1), s), kept)
-    s = np.where(s == 0, f(1), s).astype(f)
+    if not scheme.get("double"):
+        s = rounded(np.where(s == 0, f(1), s), kept)
+        s = np.where(s == 0, f(1), s).astype(f)
     z = np.zeros(s.shape, np.int8)
     if scheme["asymmetric"]:
         low = -(1 << (bits - 1))
         z = np.clip(np.rint(f(low) - lo / s), low, -low - 1).astype(np.int8)
     return s, z, block
+
+
+def nested_levels():
+    """The 256 levels of scales that are quantised too, ascending."""
+    levels = [(0.1 + 0.9 * (2 * k + 1) / 2 ** (i + 1)) * float(f"1e{i - 6}")
+              for i in range(7) for k in range(2 ** i)]
+    return np.sort(np.float32([0, 1] + levels + [-x for x in levels]))
+
+
+def nest(s, dtype, cols):
+    """(codes, nested, offset, decoded) of scales [rows, across]: the mean is of sums over the
+    rows of a chunk."""
+    rows, across = s.shape
+    step = max(piece_rows(dtype, cols), 32, 256 // math.gcd(256, across))
+    total = 0.0
+    for first in range(0, rows, step):
+        total += float(lane_sum(s[first:first + step].ravel(), np.float64))
+    offset = np.float32(total / s.size)
+    levels = nested_levels()
+    middles = (levels[:-1] + levels[1:]) * np.float32(0.5)
+    flat = s.ravel() - offset
+    nested = np.maximum.reduceat(np.abs(flat), np.arange(0, s.size, 256))
+    wide = np.repeat(nested, 256)[:s.size]
+    x = np.divide(flat, wide, out=np.zeros_like(flat), where=wide > 0)
+    q = np.searchsorted(middles, x, side="left").astype(np.uint8)
+    return q.reshape(s.shape), nested, offset, (levels[q] * wide + offset).reshape(s.shape)
 
 
 def search(scheme, w, s, z, block, dtype):
@@ -259,8 +286,11 @@ def quantize(text, w, dtype, mse=False):
     s, z, block = scales(scheme, w, dtype)
     if mse:
         s = search(scheme, w, s, z, block, dtype)
+    if scheme.get("double"):
+        s = nest(s, dtype, w.shape[1])[3]
     wide_s, wide_z = spread(s, block, w.shape), spread(z, block, w.shape)
-    q = codes(scheme, w, wide_s, wide_z)
+    by = np.where(wide_s == 0, np.float32(1), wide_s) if scheme.get("double") else wide_s
+    q = codes(scheme, w, by, wide_z)
     return scheme, q, s, z, rounded(decode(scheme, q, wide_s, wide_z), dtype)
 
 

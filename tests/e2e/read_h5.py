@@ -200,6 +200,15 @@ class Checkpoint:
             return NF4[nibbles]
         return fail(f"{group.name}: codec {codec}")
 
+    def scales(self, group, dtype, down, across):
+        if "absmax" not in group:
+            return self.floats(group["scale"], dtype).reshape(down, across)
+        levels = [(0.1 + 0.9 * (2 * k + 1) / 2 ** (i + 1)) * float(f"1e{i - 6}")
+                  for i in range(7) for k in range(2**i)]
+        levels = np.array([-x for x in levels[::-1]] + [0] + levels + [1], np.float32)
+        nested = np.repeat(group["nested"][()], 256)[: down * across].reshape(down, across)
+        return levels[group["absmax"][()]] * nested + np.float32(group.attrs["scale_offset"])
+
     def quant(self, group):
         dtype, shape = text(group.attrs["dtype"]), tuple(group.attrs["shape"])
         rows, cols = as_matrix(shape)
@@ -209,7 +218,7 @@ class Checkpoint:
             return dtype, shape, b""
         r, c = np.arange(rows)[:, None] // block_rows, np.arange(cols)[None, :] // block_cols
         q = self.codes(group, rows, cols)
-        scale = self.floats(group["scale"], dtype).reshape(down, across)
+        scale = self.scales(group, dtype, down, across)
         if "zero" in group:
             q = q - group["zero"][()].reshape(down, across).astype(np.int64)[r, c]
         values = q.astype(np.float32) * scale[r, c]
@@ -269,7 +278,8 @@ class Checkpoint:
                 yield f"tensors/{link}", pieces
                 continue
             rows, cols = as_matrix(tuple(item.attrs["shape"]))
-            for part in ("codes", "scale", "zero", "values", "mask", "row_offsets"):
+            for part in ("codes", "scale", "absmax", "nested", "zero", "values", "mask",
+                         "row_offsets"):
                 if part in item:
                     pieces = self.cut(item[part], rows, step, self.places(item, part, rows))
                     yield f"tensors/{link}/{part}", pieces
@@ -284,7 +294,10 @@ class Checkpoint:
             starts = np.append(group["row_offsets"][()], group.attrs["nonzeros"])
             width = size // max(1, int(group.attrs["nonzeros"]))
             return lambda r: (int(starts[r]) * width,) * 2
-        if part in ("scale", "zero"):
+        if part == "nested":
+            across = group["absmax"].shape[1]
+            return lambda r: (-(-r * across // 256) * 4,) * 2
+        if part in ("scale", "absmax", "zero"):
             block = int(group.attrs["block_rows"])
             row = size // max(1, -(-rows // block))
             return lambda r: (-(-r // block) * row,) * 2

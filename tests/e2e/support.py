@@ -1,8 +1,8 @@
 """What the scripts of this folder share: running pare, reading and writing safetensors with numpy
 alone.
 
-Environment: PARE (the program), PARE_TEST_DATA (real checkpoints, may be unset). A script that
-cannot run says why and exits 77, which ctest shows as skipped.
+Environment: PARE (the program), PARE_TEST_DATA (real checkpoints) and PARE_TEST_MINILM (one more),
+which may be unset. A script that cannot run says why and exits 77, which ctest shows as skipped.
 """
 import contextlib
 import json
@@ -180,6 +180,17 @@ def data(name):
     """A real checkpoint's path, or None where there is no test data."""
     path = pathlib.Path(DATA, name) if DATA else None
     return path if path and path.exists() else None
+
+
+def real():
+    """The real checkpoints that are here: those of the test data, and MiniLM (PARE_TEST_MINILM)."""
+    there = [data(name) for name in REAL]
+    minilm = os.environ.get("PARE_TEST_MINILM")
+    return [path for path in there + [pathlib.Path(minilm) if minilm else None] if path]
+
+
+def names_of(paths):
+    return ", ".join(path.stem for path in paths) or "none: PARE_TEST_DATA is not set"
 
 
 REAL = ["stories260K", "bert_tiny_sst2", "resnet_cifar10/resnet20.safetensors",

@@ -7,7 +7,7 @@ import numpy as np
 
 import decode
 import models
-from support import DTYPES, REAL, Array, data, folder, main, pare, pare_json, read, tree, write
+from support import DTYPES, Array, folder, main, names_of, pare, read, real, tree, write
 
 
 def every_dtype():
@@ -66,7 +66,7 @@ def a_directory_passes_through_the_native_file_unchanged():
 def quantised_checkpoints_convert_without_loss():
     with folder() as work:
         source = models.llama(work / "m")
-        for scheme in ("w4g32z", "w8", "w3g32", "fp8", "nf4"):
+        for scheme in ("w4g32z", "w8", "w3g32", "fp8", "nf4", "nf4d"):
             there, native, back = (work / f"{scheme}-{x}" for x in ("q", "n.h5", "back"))
             pare("quantize", source, "-o", there, "--method", "rtn", "--scheme", scheme)
             pare("convert", there, "-o", native)
@@ -99,18 +99,13 @@ def sparse_files_hold_the_same_values():
 
 
 def real_checkpoints():
-    done = []
     with folder() as work:
-        for name in REAL:
-            source = data(name)
-            if not source:
-                continue
+        for source in real():
             native, back = work / f"{source.stem}.h5", work / f"{source.stem}{source.suffix}"
             pare("convert", source, "-o", native)
             pare("convert", native, "-o", back)
-            assert read(back) == read(source), name
-            done.append(source.stem)
-    return ", ".join(done) or "none: PARE_TEST_DATA is not set"
+            assert read(back) == read(source), source
+    return names_of(real())
 
 
 main([every_dtype_survives_every_container, two_runs_give_the_same_file,

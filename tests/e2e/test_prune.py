@@ -4,7 +4,7 @@ import numpy as np
 
 import models
 import oracle
-from support import REAL, Array, data, folder, main, pare, pare_json, read
+from support import Array, folder, main, names_of, pare, pare_json, read, real
 
 CASES = [  # name, options, pattern, scope
     ("layer", ["--sparsity", "0.5", "--scope", "layer"], "unstructured", "layer"),
@@ -143,19 +143,13 @@ def random_pruning_repeats_by_its_seed_and_cuts_exactly():
 
 
 def real_checkpoints():
-    done = []
     with folder() as work:
-        for name in REAL:
-            source = data(name)
-            if not source:
-                continue
-            out = work / name.replace("/", "-")
+        for source in real():
+            out = work / source.stem
             out.mkdir()
             for case in (CASES[0], CASES[1], CASES[5], CASES[6], CASES[8]):
-                suffixed = out if source.is_dir() else out
-                check(source, suffixed, case)
-            done.append(source.stem)
-    return ", ".join(done) or "none: PARE_TEST_DATA is not set"
+                check(source, out, case)
+    return names_of(real())
 
 
 main([made_llama, made_state_dict, roles_of_llama_leave_embeddings_norms_and_head_alone,

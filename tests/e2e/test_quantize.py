@@ -8,10 +8,10 @@ import numpy as np
 import decode
 import models
 import oracle
-from support import REAL, data, folder, main, pare_json, read, tensor
+from support import folder, main, names_of, pare_json, read, real, tensor, write
 
 SCHEMES = ["w8", "w8t", "w4g128", "w4g32", "w4g32z", "w3g32", "w5", "w2g64z", "w6z", "w7g128",
-           "w8z", "w4b16x16", "w8a8", "fp8", "fp8t", "fp8a8", "nf4"]
+           "w8z", "w4b16x16", "w8a8", "fp8", "fp8t", "fp8a8", "nf4", "nf4d"]
 
 
 def matrix(array):
@@ -22,6 +22,13 @@ def matrix(array):
 def expected_arrays(name, array, text, mse=False):
     """{array name: bytes} of what a quantised tensor is stored as."""
     scheme, q, s, z, _ = oracle.quantize(text, matrix(array), array.dtype, mse)
+    if scheme.get("double"):
+        absmax = oracle.scales(scheme, matrix(array), array.dtype)[0]
+        absmax, nested, _, _ = oracle.nest(absmax, array.dtype, matrix(array).shape[1])
+        return {name: oracle.pack_nibbles(q).tobytes(), f"{name}.absmax": absmax.tobytes(),
+                f"{name}.nested_absmax": nested.tobytes(),
+                f"{name}.nested_quant_map": oracle.nested_levels().tobytes(),
+                f"{name}.quant_map": oracle.LEVELS.tobytes()}
     if scheme["type"] == "nf4":
         return {name: oracle.pack_nibbles(q).tobytes(), f"{name}.absmax": s.tobytes(),
                 f"{name}.quant_map": oracle.LEVELS.tobytes()}
@@ -77,6 +84,16 @@ def made_llama():
     return f"{len(SCHEMES)} schemes"
 
 
+def scales_quantised_over_many_chunks():
+    with folder() as work:
+        rng = np.random.default_rng(3)
+        source = work / "s.safetensors"
+        for dtype, *shape in (("BF16", 5000, 448), ("F32", 700, 64 * 29), ("F16", 33, 64 * 300)):
+            w = rng.standard_normal(shape) * rng.gamma(1, 1, (shape[0], 1))
+            write(source, {"a.weight": tensor(dtype, w.astype(np.float32))})
+            check(source, work / f"{dtype}.safetensors", "nf4d")
+
+
 def mse_search():
     with folder() as work:
         for dtype in ("F32", "BF16"):
@@ -101,7 +118,7 @@ def masks_survive_every_quantiser():
         source = models.llama(work / "m")
         recipe = work / "both.yaml"
         for pattern in ('"2:4"', "unstructured, sparsity: 0.5", '"block:4x8", sparsity: 0.5'):
-            for text in ("w8", "w4g32", "w4g32z", "w3g32", "fp8", "nf4", "w8a8"):
+            for text in ("w8", "w4g32", "w4g32z", "w3g32", "fp8", "nf4", "nf4d", "w8a8"):
                 out = work / "out"
                 recipe.write_text(f"model: {source}\nsteps:\n"
                                   f"  - prune: {{ method: magnitude, pattern: {pattern} }}\n"
@@ -139,18 +156,13 @@ def configuration_says_what_was_done():
 
 
 def real_checkpoints():
-    done = []
     with folder() as work:
-        for name in REAL:
-            source = data(name)
-            if not source:
-                continue
-            for text in ("w8", "w4g128", "w4g32z", "w5", "nf4", "fp8", "w8a8"):
+        for source in real():
+            for text in ("w8", "w4g128", "w4g32z", "w5", "nf4", "nf4d", "fp8", "w8a8"):
                 check(source, work / f"{source.stem}-{text}{source.suffix}", text)
             check(source, work / f"{source.stem}-mse{source.suffix}", "w4", mse=True)
-            done.append(source.stem)
-    return ", ".join(done) or "none: PARE_TEST_DATA is not set"
+    return names_of(real())
 
 
-main([made_llama, mse_search, fallbacks_are_named, masks_survive_every_quantiser,
-      configuration_says_what_was_done, real_checkpoints])
+main([made_llama, scales_quantised_over_many_chunks, mse_search, fallbacks_are_named,
+      masks_survive_every_quantiser, configuration_says_what_was_done, real_checkpoints])

@@ -12,6 +12,7 @@ JOBS = [
     ("quantize", "--method", "rtn", "--scheme", "w4", "--scale", "mse"),
     ("quantize", "--method", "rtn", "--scheme", "w8t"),
     ("quantize", "--method", "rtn", "--scheme", "nf4"),
+    ("quantize", "--method", "rtn", "--scheme", "nf4d"),
     ("quantize", "--method", "rtn", "--scheme", "fp8"),
 ]
 

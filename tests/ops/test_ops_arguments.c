@@ -316,7 +316,7 @@ static void a_range_or_scale_that_is_not_finite_is_damage(void **state)
                                           .lo = pare_vector(m.x, PARE_F32, 60),
                                           .hi = pare_vector(m.y, PARE_F32, 60),
                                           .scale = pare_vector(m.scale, PARE_F32, 60)};
-            char block[16];
+            char block[32];
             snprintf(block, sizeof block, "block %d ", at);
             assert_status(pare_quant_scale(be, &args), PARE_ERR_DAMAGED);
             assert_non_null(strstr(pare_last_error(), block));
@@ -390,6 +390,31 @@ static void codes_scales_and_values_fit_each_other(void **state)
     REFUSED(dequantize, "overlap", bad.w.data = m.scale);
 }
 
+static void scales_that_are_quantised_have_codes_and_nested_ones(void **state)
+{
+    (void)state;
+    {
+        pare_quant_nested_args good = {.scale = pare_vector(m.x, PARE_F32, 40),
+                                       .codes = pare_vector(m.codes, PARE_U8, 40),
+                                       .nested = pare_vector(m.y, PARE_F32, 1)};
+        TAKEN(quant_nested);
+        REFUSED(quant_nested, "offset", bad.offset = INFINITY);
+        REFUSED(quant_nested, "scale", bad.scale.dtype = PARE_F16);
+        REFUSED(quant_nested, "codes", bad.codes.shape[0] = 39);
+        REFUSED(quant_nested, "codes", bad.codes.dtype = PARE_I8);
+        REFUSED(quant_nested, "nested", bad.nested.shape[0] = 2);
+        REFUSED(quant_nested, "overlap", bad.nested.data = m.x);
+        REFUSED(quant_nested, "overlap", bad.codes.data = m.y);
+    }
+    pare_dequant_nested_args good = {.scale = pare_vector(m.x, PARE_F32, 40),
+                                     .codes = pare_vector(m.codes, PARE_U8, 40),
+                                     .nested = pare_vector(m.y, PARE_F32, 1)};
+    TAKEN(dequant_nested);
+    REFUSED(dequant_nested, "nested", bad.nested.shape[0] = 0);
+    REFUSED(dequant_nested, "codes", bad.codes.shape[0] = 41);
+    REFUSED(dequant_nested, "overlap", bad.codes.data = m.x);
+}
+
 static void packed_rows_have_their_bytes(void **state)
 {
     (void)state;
@@ -450,6 +475,7 @@ int main(void)
         cmocka_unit_test(a_range_or_scale_that_is_not_finite_is_damage),
         cmocka_unit_test(searches_want_a_scheme_with_a_scale_to_search),
         cmocka_unit_test(codes_scales_and_values_fit_each_other),
+        cmocka_unit_test(scales_that_are_quantised_have_codes_and_nested_ones),
         cmocka_unit_test(packed_rows_have_their_bytes),
         cmocka_unit_test(packed_sizes_are_those_of_the_formats),
     };

@@ -4,6 +4,8 @@
 
 #include "test.h"
 
+#include "pare/ops.h"
+
 #include "base/file.h"
 
 #define MAX_SAMPLES 96
@@ -55,6 +57,37 @@ static int8_t random_code(uint64_t *state, const pare_scheme *scheme)
     return (int8_t)(scheme->type == PARE_QUANT_INT ? bits - (1 << (scheme->bits - 1)) : bits);
 }
 
+/* The level of a code of scales: docs/formats/store.md. */
+static float nested_level(int code)
+{
+    float level[256];
+    int n = 0;
+    double power = 1e-6;
+    for (int i = 0, count = 1; i < 7; i++, count *= 2) {
+        for (int k = 0; k < count; k++)
+            level[n++] = (float)((0.1 + 0.9 * (2 * k + 1) / (2 * count)) * power);
+        power = i == 0 ? 1e-5 : i == 1 ? 1e-4 : i == 2 ? 1e-3 : i == 3 ? 1e-2 : i == 4 ? 0.1 : 1;
+    }
+    return code == 255 ? 1 : code > 127 ? level[code - 128] : code < 127 ? -level[126 - code] : 0;
+}
+
+void h5_sample_nest(h5_sample *sample, uint64_t seed)
+{
+    pare_entry *entry = &sample->entry;
+    pare_blocks blocks = pare_scheme_blocks(&entry->scheme, entry->rows, entry->cols);
+    int64_t n = blocks.down * blocks.across, count = (n + 255) / 256;
+    entry->scale_offset = 0.1f;
+    sample->rows.scale_codes = random_bytes(&seed, n);
+    sample->rows.nested = malloc((size_t)(count + 1) * sizeof(float));
+    assert_non_null(sample->rows.nested);
+    for (int64_t i = 0; i < count; ++i)
+        sample->rows.nested[i] = (float)(1 + next(&seed) % 1000) / 999.0f;
+    for (int64_t i = 0; i < n; ++i) {
+        float scale = nested_level(sample->rows.scale_codes[i]) * sample->rows.nested[i / 256];
+        sample->rows.scale[i] = scale + entry->scale_offset;
+    }
+}
+
 static void add_quant(h5_sample *samples, int64_t *count, uint64_t *state, const char *name,
                       const char *scheme, pare_dtype dtype, int rank, const int64_t *shape)
 {
@@ -73,6 +106,8 @@ static void add_quant(h5_sample *samples, int64_t *count, uint64_t *state, const
         sample->rows.codes[i] = random_code(state, &entry->scheme);
     for (int64_t i = 0; i < scales; ++i) /* exact in every dtype */
         sample->rows.scale[i] = (float)(8 + next(state) % 8) / 64.0f;
+    if (entry->scheme.double_quant)
+        h5_sample_nest(sample, *state);
     if (!entry->scheme.asymmetric)
         return;
     sample->rows.zero = malloc((size_t)scales + 1);
@@ -134,6 +169,9 @@ static void add_all_quant(h5_sample *samples, int64_t *count, uint64_t *state)
         add_quant(samples, count, state, name, schemes[i], dtypes[i % 3], 2, (int64_t[]){37, 70});
     }
     add_quant(samples, count, state, "quant.odd_nf4", "nf4", PARE_BF16, 2, (int64_t[]){3, 65});
+    add_quant(samples, count, state, "quant.odd_nf4d", "nf4d", PARE_BF16, 2, (int64_t[]){301, 67});
+    add_quant(samples, count, state, "quant.nf4d", "nf4d", PARE_F16, 2, (int64_t[]){37, 640});
+    add_quant(samples, count, state, "quant.empty_nf4d", "nf4d", PARE_F16, 2, (int64_t[]){5, 0});
     add_quant(samples, count, state, "quant.conv", "w4", PARE_F16, 4, (int64_t[]){6, 3, 2, 2});
     add_quant(samples, count, state, "quant.conv_fp8", "fp8", PARE_F16, 4, (int64_t[]){6, 3, 2, 2});
     add_quant(samples, count, state, "quant.empty", "w4g32z", PARE_F16, 2, (int64_t[]){0, 64});
@@ -172,6 +210,8 @@ void h5_samples_free(h5_sample *samples, int64_t count)
         free(s->rows.codes);
         free(s->rows.scale);
         free(s->rows.zero);
+        free(s->rows.scale_codes);
+        free(s->rows.nested);
     }
     free(samples);
 }
@@ -207,6 +247,8 @@ static pare_rows slice(const h5_sample *sample, int64_t first, int64_t count)
         rows.codes += first * entry->cols;
         rows.scale += scales;
         rows.zero = rows.zero ? rows.zero + scales : NULL;
+        rows.scale_codes = rows.scale_codes ? rows.scale_codes + scales : NULL;
+        rows.nested = rows.nested ? rows.nested + scales / PARE_NESTED_BLOCK : NULL;
     }
     return rows;
 }
@@ -216,7 +258,8 @@ void h5_sample_fill(pare_writer *writer, pare_backend *be, const h5_sample *samp
 {
     const pare_entry *entry = &sample->entry;
     int64_t step = pare_piece_rows(entry->dtype, entry->cols);
-    step = step < 32 ? 32 : step;
+    int64_t least = entry->scheme.double_quant ? PARE_NESTED_BLOCK : 32; /* powers of two, all */
+    step = step < least ? least : step;
     for (; first < entry->rows; first += step) {
         int64_t count = entry->rows - first < step ? entry->rows - first : step;
         pare_rows rows = slice(sample, first, count);

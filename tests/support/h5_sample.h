@@ -13,6 +13,10 @@ typedef struct h5_sample {
 
 /* Sorted by name; freed by h5_samples_free. */
 h5_sample *h5_samples_make(int64_t *count);
+/* Gives a sample with double_quant codes of scales, nested scales and an offset, and the scales
+ * that they mean by a formula of its own. */
+void h5_sample_nest(h5_sample *sample, uint64_t seed);
+
 void h5_samples_free(h5_sample *samples, int64_t count);
 
 /* Writes the rows of entry `index` from row `first` on to the end, as pare's engine would: piece by

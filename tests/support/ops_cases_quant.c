@@ -89,6 +89,7 @@ void ops_cases_quant_scale(ops_run *run)
         for (int kind = 0; kind < OPS_WIDE; kind++)
             for (const int64_t *n = ops_sizes; *n >= 0 && *n < 2000; n++) {
                 pare_scheme scheme = scheme_of(i);
+                scheme.double_quant = scheme.type == PARE_QUANT_NF4 && kind % 2 == 0;
                 float *lo = ops_memory(run, (size_t)*n * 4, 4, 1);
                 float *hi = ops_memory(run, (size_t)*n * 4, 4, 2);
                 fill_ranges(run, (ops_kind)kind, lo, hi, *n);

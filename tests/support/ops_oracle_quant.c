@@ -68,7 +68,7 @@ void oracle_quant_scale(const pare_quant_scale_args *args)
             s = args->scheme.asymmetric ? f32(hi - lo) / levels : amax / (levels / 2.0);
         else if (args->scheme.type == PARE_QUANT_E4M3)
             s = amax / 448.0;
-        s = scale_or_1(s, args->scale_dtype);
+        s = args->scheme.double_quant && s == 0.0 ? 0.0 : scale_or_1(s, args->scale_dtype);
         oracle_store(args->scale.data, PARE_F32, i, s);
         if (args->scheme.asymmetric)
             ((int8_t *)args->zero.data)[i] =

@@ -42,6 +42,8 @@ static void fill_codes(h5_sample *s, uint32_t *state)
         if (scheme->asymmetric)
             s->rows.zero[i] = (int8_t)((int)(next(state) & ((1u << scheme->bits) - 1)) + low);
     }
+    if (scheme->double_quant)
+        h5_sample_nest(s, *state);
 }
 
 static void fill_sparse(h5_sample *s, uint32_t *state)
@@ -220,7 +222,9 @@ static void check_codes(pare_store *store, pare_backend *be, int64_t index, cons
                       .count = count,
                       .codes = malloc((size_t)n + 1),
                       .scale = malloc((size_t)(scales + 1) * sizeof(float)),
-                      .zero = malloc((size_t)scales + 1)};
+                      .zero = malloc((size_t)scales + 1),
+                      .scale_codes = malloc((size_t)scales + 1),
+                      .nested = malloc((size_t)(scales + 1) * sizeof(float))};
     space s = scratch_for(store, index, count);
     assert_ok(pare_store_read(store, be, index, &rows, s.bytes));
     assert_memory_equal(rows.codes, want->rows.codes + first * e->cols, (size_t)n);
@@ -228,8 +232,14 @@ static void check_codes(pare_store *store, pare_backend *be, int64_t index, cons
                         (size_t)scales * sizeof(float));
     if (e->scheme.asymmetric)
         assert_memory_equal(rows.zero, want->rows.zero + begin * b.across, (size_t)scales);
+    if (e->scheme.double_quant) {
+        int64_t at = begin * b.across, blocks = scales ? (at + scales + 255) / 256 - at / 256 : 0;
+        assert_memory_equal(rows.scale_codes, want->rows.scale_codes + at, (size_t)scales);
+        assert_memory_equal(rows.nested, want->rows.nested + at / 256,
+                            (size_t)blocks * sizeof(float));
+    }
     scratch_done(s);
-    free(rows.codes), free(rows.scale), free(rows.zero);
+    free(rows.codes), free(rows.scale), free(rows.zero), free(rows.scale_codes), free(rows.nested);
 }
 
 static void check_sparse(pare_store *store, pare_backend *be, int64_t index, const h5_sample *want,

@@ -8,6 +8,7 @@
 #include "base/file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -68,6 +69,15 @@ int ftruncate(int fd, off_t size)
         return -1;
     }
     return (int)syscall(SYS_ftruncate, fd, size);
+}
+
+int fallocate(int fd, int mode, off_t offset, off_t size)
+{
+    if (hit(CALL_TRUNCATE)) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return (int)syscall(SYS_fallocate, fd, mode, offset, size);
 }
 
 #if !SANITIZED

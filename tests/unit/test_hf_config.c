@@ -225,6 +225,10 @@ static void nf4_is_bitsandbytes_alone(void **state)
            "false,"
            "\"quant_method\":\"bitsandbytes\"}");
     char *config, *quantization;
+    const pare__slot nested[] = {slot("a.weight", "nf4d", 2), slot("b.weight", "nf4", 2)};
+    assert_ok(pare__hf_config_write(NULL, nested, 2, &config, &quantization));
+    assert_non_null(strstr(quantization, "\"bnb_4bit_use_double_quant\":true"));
+    free(quantization);
     assert_status(pare__hf_config_write(NULL, slots, 3, &config, &quantization), PARE_ERR_ARGUMENT);
     assert_null(quantization);
 }

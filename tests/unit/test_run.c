@@ -113,6 +113,7 @@ static const char *const jobs[] = {
     "  - prune: {method: random, sparsity: 0.7, scope: layer}\n",
     "  - prune: {pattern: \"block:4x8\", sparsity: 0.5}\n",
     "  - quantize: {scheme: nf4}\n",
+    "  - prune: {sparsity: 0.3}\n  - quantize: {scheme: nf4d}\n",
     "  - quantize: {scheme: fp8}\n",
 };
 
@@ -157,16 +158,9 @@ static void stop(void *user, const char *phase, double done, double total)
         s->cancel = 1;
 }
 
-static void a_stopped_run_goes_on_and_ends_with_the_same_bytes(void **state)
+/* Stops after one progress report more each time, until it is through. */
+static void run_in_bits(fixture *f)
 {
-    fixture *f = *state;
-    char *whole = NULL, *resumed = NULL;
-    int64_t size, size_resumed;
-    write_source(f->source, PARE_BF16, false);
-    use(f, "  - prune: {sparsity: 0.5}\n  - quantize: {scheme: w4g64}\n");
-    assert_ok(run(f));
-    assert_ok(pare__file_load(f->out, 1 << 26, &whole, &size));
-    unlink(f->out);
     for (int after = 1, ended = 0; !ended; after++) {
         stopper s = {.after = after};
         f->options.cancel = &s.cancel;
@@ -178,11 +172,32 @@ static void a_stopped_run_goes_on_and_ends_with_the_same_bytes(void **state)
             assert_ok(status);
         ended = status == PARE_OK;
     }
-    assert_ok(pare__file_load(f->out, 1 << 26, &resumed, &size_resumed));
-    assert_int_equal(size, size_resumed);
-    assert_memory_equal(whole, resumed, (size_t)size);
-    free(whole);
-    free(resumed);
+    f->options.cancel = NULL;
+    f->options.progress = (pare_progress){0};
+}
+
+static void a_stopped_run_goes_on_and_ends_with_the_same_bytes(void **state)
+{
+    fixture *f = *state;
+    static const char *const steps[] = {
+        "  - prune: {sparsity: 0.5}\n  - quantize: {scheme: w4g64}\n",
+        "  - prune: {sparsity: 0.5}\n  - quantize: {scheme: nf4d}\n"};
+    write_source(f->source, PARE_BF16, false);
+    for (int i = 0; i < 2; i++) {
+        char *whole = NULL, *resumed = NULL;
+        int64_t size, size_resumed;
+        use(f, steps[i]);
+        assert_ok(run(f));
+        assert_ok(pare__file_load(f->out, 1 << 26, &whole, &size));
+        unlink(f->out);
+        run_in_bits(f);
+        assert_ok(pare__file_load(f->out, 1 << 26, &resumed, &size_resumed));
+        assert_int_equal(size, size_resumed);
+        assert_memory_equal(whole, resumed, (size_t)size);
+        unlink(f->out);
+        free(whole);
+        free(resumed);
+    }
 }
 
 static void a_nan_is_named_and_nothing_is_left(void **state)

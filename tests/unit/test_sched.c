@@ -57,7 +57,8 @@ static pare_status end(void *user, int worker, int64_t item)
     return PARE_OK;
 }
 
-/* What an item says it needs may be less once it has run; what it was given must still come back. */
+/* What an item says it needs may be less once it has run; what it was given must still come back.
+ */
 static int64_t bytes(void *user, int64_t item)
 {
     state *s = user;

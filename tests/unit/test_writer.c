@@ -91,7 +91,9 @@ static void containers_say_what_they_hold(void **state)
     assert_ok(accepts("x", NULL, "m.weight", "nf4", PARE_F16, 2, m));
     assert_status(accepts("x", NULL, "m.weight", "nf4", PARE_F16, 2, odd), no);
     assert_ok(accepts("x.h5", NULL, "m.weight", "nf4", PARE_F16, 2, odd));
-    assert_status(accepts("x.h5", NULL, "m.weight", "nf4d", PARE_F16, 2, m), no);
+    assert_ok(accepts("x", NULL, "m.weight", "nf4d", PARE_F16, 2, m));
+    assert_ok(accepts("x.h5", NULL, "m.weight", "nf4d", PARE_F16, 2, odd));
+    assert_status(accepts("x", NULL, "m.weight", "nf4d", PARE_F16, 2, odd), no);
     assert_status(accepts("x.safetensors", NULL, "m.weight", "w4", PARE_F16, 2, none), no);
     assert_status(accepts("x.safetensors", NULL, "f4", NULL, PARE_F4, 1, (int64_t[]){3}), no);
     assert_ok(accepts("x.h5", NULL, "f4", NULL, PARE_F4, 1, (int64_t[]){3}));

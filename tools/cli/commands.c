@@ -21,7 +21,7 @@ const struct option_row option_rows[OPTIONS] = {
                    "one threshold over all chosen tensors, or one for each; default `global`; an "
                    "N:M pattern needs none"},
     [OPT_SCHEME] = {"scheme", 0, "SCHEME", KIND_TEXT, "quantize",
-                    "w8 w4 w4g128 w4g128z w3g128 w8a8 fp8 nf4",
+                    "w8 w4 w4g128 w4g128z w3g128 w8a8 fp8 nf4 nf4d",
                     "bits, scales and zero points; no default"},
     [OPT_SCALE] = {"scale", 0, "absmax|mse", KIND_TEXT, "quantize", "absmax mse",
                    "how a scale is found: from the largest magnitude, or by the lowest squared "
