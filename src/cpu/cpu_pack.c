@@ -291,7 +291,7 @@ static void pack_part(const void *user, int64_t first, int64_t last)
     const int8_t *codes = a->codes.data;
     uint8_t *words = a->words.data;
     if (first == last)
-        return; /* there may be no memory at all */
+        return;                            /* there may be no memory at all */
     if (a->packing == PARE_PACK_NIBBLES) { /* first and last count codes; first is even */
         pack_nibbles(codes + first, last - first, words + first / 2);
         return;

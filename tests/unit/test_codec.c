@@ -374,7 +374,7 @@ static void older_packings_are_told_by_their_width(void **state)
 {
     fixture *f = *state;
     for (int bits = 2; bits <= 8; bits++) {
-        char scheme[16], config[512], header[1024];
+        char scheme[24], config[512], header[1024];
         snprintf(scheme, sizeof scheme, "w%dg32z", bits);
         h5_sample *s = one_row(scheme, 500, 64);
         int64_t per = 32 / bits, words = (64 + per - 1) / per, down = (500 + per - 1) / per;
