@@ -17,7 +17,8 @@ except ImportError as error:
 
 import models
 
-SCHEMES = ["w8", "w4g32", "w4g32z", "w8a8", "w8z", "w4", "w2g32", "w4t", "fp8", "fp8t", "fp8a8"]
+SCHEMES = ["w8", "w4g32", "w4g32z", "w8a8", "w8z", "w4", "w2g32", "w4t", "fp8", "fp8t", "fp8a8",
+           "w4b4x4", "w8b4x4a8"]
 # Widths that the pinned release packs otherwise; the release beside it packs as pare does.
 DENSE_SCHEMES = ["w3g32", "w5", "w6g32", "w7"]
 DENSE = pathlib.Path(sys.prefix, "dense")
