@@ -275,13 +275,17 @@ const char *pare__nearest(const char *word, const char *const *words)
     if (length > WORD_LIMIT)
         return NULL;
     size_t limit = length / 3 > 1 ? length / 3 : 1;
+    size_t start = 0; /* how many first letters the nearest so far has in common */
     const char *nearest = NULL;
     for (; *words != NULL; words++) {
-        size_t other = strlen(*words);
+        size_t other = strlen(*words), same = 0;
         size_t far = other <= WORD_LIMIT ? distance(word, length, *words, other) : SIZE_MAX;
-        if (far < limit || (far == limit && nearest == NULL)) {
+        while (word[same] != '\0' && word[same] == (*words)[same])
+            same++;
+        if (far < limit || (far == limit && (nearest == NULL || same > start))) {
             nearest = *words;
             limit = far;
+            start = same;
         }
     }
     return nearest;

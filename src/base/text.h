@@ -43,7 +43,7 @@ char *pare__time_text(double seconds, char *buffer, size_t size);
 bool pare__glob(const char *pattern, const char *name);
 
 /* The word of a NULL-terminated list nearest to `word` (Levenshtein distance at most a third of its
- * length, at least 1), or NULL. */
+ * length, at least 1; of several the one with the longest common beginning), or NULL. */
 const char *pare__nearest(const char *word, const char *const *words);
 
 /* 32 hexadecimal digits of two 64-bit halves, high half first, terminated; text has 33 bytes. */

@@ -215,11 +215,15 @@ static void tear_down(comparison *c)
 
 static void add_measures(pare__json *o, const pare_diff_result *d)
 {
+    bool finite = isfinite(d->max_abs); /* else the sums leave out what differs most */
     pare__json_set_real(o, "max_abs", d->max_abs);
-    pare__json_set_real(o, "rms", d->count ? sqrt(d->sum_dd / (double)d->count) : 0);
-    if (d->sum_dd > 0 && d->sum_aa > 0)
+    if (!finite)
+        pare__json_set_real(o, "rms", INFINITY);
+    else
+        pare__json_set_real(o, "rms", d->count ? sqrt(d->sum_dd / (double)d->count) : 0);
+    if (finite && d->sum_dd > 0 && d->sum_aa > 0)
         pare__json_set_real(o, "sqnr_db", 10 * log10(d->sum_aa / d->sum_dd));
-    if (d->sum_aa > 0 && d->sum_bb > 0)
+    if (finite && d->sum_aa > 0 && d->sum_bb > 0)
         pare__json_set_real(o, "cosine", d->sum_ab / sqrt(d->sum_aa) / sqrt(d->sum_bb));
     pare__json_set_int(o, "differing", d->differing);
     pare__json_set_int(o, "count", d->count);
@@ -293,6 +297,7 @@ pare_status pare_compare(const char *a, const char *b, double tolerance,
                  "compare: NULL argument");
     PARE_TRY_DONE(pare_store_open(a, &c.a));
     PARE_TRY_DONE(pare_store_open(b, &c.b));
+    PARE_TRY_DONE(pare__check_look(&options->look, c.a, c.b));
     PARE_TRY_DONE(run(&c));
     PARE_TRY_DONE(pare__report_new("compare", &r));
     fill(&c, tolerance, r->root, differs);
@@ -306,10 +311,25 @@ done:
     return status;
 }
 
+int64_t pare__verify_bytes(const pare__job *job, const pare__task *task)
+{
+    const pare_entry *e = pare_store_entry(job->store, task->source);
+    int64_t rows = chunk_rows(e) < e->rows ? chunk_rows(e) : e->rows, n = rows * e->cols;
+    int64_t values = (n * pare_dtype_bits(e->dtype) + 7) / 8;
+    /* The output cannot be asked for its scratch yet: at most as the source's, or as sparse. */
+    int64_t sparse = values + rows * ((e->cols + 7) / 8 + 8);
+    return 2 * values + 2 * n * 4 + pare_store_scratch(job->store, task->source, rows) + sparse +
+           4096;
+}
+
 pare_status pare__verify_conversion(pare__job *job)
 {
     pare_status status = PARE_OK;
-    comparison c = {.a = job->store, .options = job->options};
+    pare_run_options options = *job->options;
+    comparison c = {.a = job->store, .options = &options};
+    options.threads = job->threads;
+    options.memory = job->budget;
+    pare__lanes_free(job); /* their memory is the comparison's now */
     PARE_TRY_DONE(pare_store_open(job->recipe->output, &c.b));
     PARE_TRY_DONE(run(&c));
     for (int64_t i = 0; i < job->count; i++) {

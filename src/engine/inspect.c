@@ -17,7 +17,8 @@ typedef struct inspection {
 
 static int64_t rows_at_once(const pare_entry *e)
 {
-    return e->cols * pare_dtype_bits(e->dtype) % 8 ? e->rows : e->piece_rows;
+    bool whole = e->cols * pare_dtype_bits(e->dtype) % 8 != 0 || e->piece_rows > e->rows;
+    return whole ? e->rows : e->piece_rows;
 }
 
 static bool wanted(const inspection *in, int64_t index)
@@ -219,6 +220,7 @@ pare_status pare_inspect(const char *path, bool stats, const pare_run_options *o
     PARE_REQUIRE(path && options && report, PARE_ERR_ARGUMENT, "inspect: NULL argument");
     in.look = &options->look;
     PARE_TRY_DONE(pare_store_open(path, &in.store));
+    PARE_TRY_DONE(pare__check_look(in.look, in.store, NULL));
     if (stats)
         PARE_TRY_DONE(read_all(&in, options));
     PARE_TRY_DONE(pare__report_new("inspect", &r));

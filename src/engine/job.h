@@ -95,7 +95,7 @@ typedef struct pare__job {
     pare__lane *lanes; /* [threads] */
     pare_writer *writer;
     pare_journal *journal;
-    bool resumed, has_part, laid_out, finished; /* what the journal says */
+    bool resumed, laid_out, finished; /* what the journal says; finished: the output is in place */
     int64_t chunks_done_before;
     bool selected, ranged, counted; /* passes whose results the journal gave back */
     pthread_mutex_t lock;
@@ -223,6 +223,7 @@ pare_status pare__job_resume(pare__job *job); /* opens the journal, takes over w
 pare_status pare__journal_select(pare__job *job);
 pare_status pare__journal_ranges(pare__job *job);
 pare_status pare__journal_count(pare__job *job);
+pare_status pare__journal_fresh(pare__job *job); /* the part is made anew: chunks before are void */
 pare_status pare__journal_layout(pare__job *job);
 pare_status pare__journal_finished(pare__job *job); /* all but the rename is done */
 pare_status pare__journal_chunk(pare__job *job, const pare__lane *lane, int64_t chunk);
@@ -243,5 +244,8 @@ pare_status pare__report_run(pare__job *job, const pare__prediction *prediction,
 
 /* Opens the finished output and compares every value with the source (-0 is 0). */
 pare_status pare__verify_conversion(pare__job *job);
+
+/* Bytes that this needs for one piece of a tensor. */
+int64_t pare__verify_bytes(const pare__job *job, const pare__task *task);
 
 #endif

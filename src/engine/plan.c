@@ -77,6 +77,22 @@ static pare_status check_choice(const pare__job *job, const pare_choice *choice,
         step, job->recipe->model);
 }
 
+/* A step whose every tensor the output refuses contradicts the output. */
+static pare_status check_outcome(const pare__job *job, const pare_quant_step *step)
+{
+    const pare__task *refused = NULL;
+    for (int64_t t = 0; t < job->count; t++) {
+        const pare__task *task = &job->tasks[t];
+        if (task->quant == step)
+            return PARE_OK;
+        if (chooses(&step->choice, pare_store_entry(job->store, t), task->role) && task->fallback)
+            refused = task;
+    }
+    PARE_REQUIRE(!refused, PARE_ERR_ARGUMENT, "nothing could be quantised; %s: %s",
+                 refused->out.name, refused->fallback);
+    return PARE_OK;
+}
+
 /* ---- what fits ------------------------------------------------------------------------------- */
 
 /* Sets (or, if strict, fails with) the reason why a step does something else here. */
@@ -192,6 +208,31 @@ static void prefer_sparse(const pare__job *job, pare__task *task)
     task->out.nonzeros = (int64_t)rint(keep * (double)task->out.rows * (double)task->out.cols);
 }
 
+/* Why the writer just refused a tensor, without its name, so that equal reasons can be told
+ * together. */
+static const char *refusal(const pare__task *task)
+{
+    const char *why = pare_last_error();
+    size_t length = strlen(task->out.name);
+    bool named = strncmp(why, task->out.name, length) == 0 && strncmp(why + length, ": ", 2) == 0;
+    return named ? why + length + 2 : why;
+}
+
+/* Asked for by format alone: what bitmask and values cannot hold stays dense. */
+static pare_status sparse_if_held(const pare__job *job, pare__task *task)
+{
+    char sentence[512];
+    if (task->out.rows == 0 || task->out.cols == 0)
+        return PARE_OK;
+    prefer_sparse(job, task);
+    if (accepted(job, &task->out))
+        return PARE_OK;
+    snprintf(sentence, sizeof sentence, "%s: kept dense", refusal(task));
+    make_dense(&task->out);
+    task->maybe_sparse = false;
+    return fall_back(job, task, sentence);
+}
+
 /* A tensor that no step touches goes over as it is, or decoded where the output cannot hold its
  * form. */
 static pare_status keep_form(const pare__job *job, pare__task *task, const pare_entry *source)
@@ -200,7 +241,7 @@ static pare_status keep_form(const pare__job *job, pare__task *task, const pare_
     if (source->form == PARE_FORM_DENSE) {
         if (is_format(job, "sparse-bitmask") && pare_dtype_is_weight(source->dtype) &&
             (task->role == PARE_ROLE_LINEAR || task->role == PARE_ROLE_CONV))
-            prefer_sparse(job, task);
+            return sparse_if_held(job, task);
         return PARE_OK;
     }
     if (!is_format(job, "dense") && accepted(job, &task->out)) {
@@ -219,10 +260,30 @@ static pare_status keep_form(const pare__job *job, pare__task *task, const pare_
 static pare_status refuse_form(const pare__job *job, pare__task *task)
 {
     char sentence[512];
-    snprintf(sentence, sizeof sentence, "%s: not quantised", pare_last_error());
+    snprintf(sentence, sizeof sentence, "%s: not quantised", refusal(task));
     task->quant = NULL;
     make_dense(&task->out);
     return fall_back(job, task, sentence);
+}
+
+/* Blocks that an output cannot hold become one scale per output channel; what it cannot hold even
+ * then is refused. */
+static pare_status fit_output(const pare__job *job, pare__task *task)
+{
+    char sentence[512];
+    if (accepted(job, &task->out))
+        return PARE_OK;
+    pare_entry wanted = task->out;
+    if (task->out.scheme.granularity == PARE_PER_BLOCK) {
+        snprintf(sentence, sizeof sentence, "%s: one scale per output channel instead",
+                 refusal(task));
+        task->out.scheme.granularity = PARE_PER_CHANNEL;
+        task->out.scheme.block_rows = task->out.scheme.block_cols = 0;
+        if (accepted(job, &task->out))
+            return fall_back(job, task, sentence);
+        task->out = wanted;
+    }
+    return refuse_form(job, task);
 }
 
 static pare_status decide(pare__job *job, pare__task *task)
@@ -240,8 +301,7 @@ static pare_status decide(pare__job *job, pare__task *task)
         PARE_TRY(fit_pattern(job, task));
     if (task->quant) {
         PARE_TRY(fit_scheme(job, task));
-        if (!accepted(job, &task->out))
-            PARE_TRY(refuse_form(job, task));
+        PARE_TRY(fit_output(job, task));
     }
     if (!task->quant && task->prune)
         prefer_sparse(job, task);
@@ -296,6 +356,11 @@ static int64_t chunk_rows(const pare__task *task)
         return e->rows; /* rows that end inside a byte */
     if (task->prune && task->prune->pattern.kind == PARE_PATTERN_BLOCK)
         rows = pare__lcm(rows, task->prune->pattern.block_rows);
+    /* Two pieces at a time cost fewer calls; sums that chunks define (docs/numerics.md) stay. */
+    bool sums = e->form == PARE_FORM_QUANT &&
+                (e->scheme.double_quant || e->scheme.granularity == PARE_PER_TENSOR);
+    if (!sums && rows == e->piece_rows)
+        rows *= 2;
     return rows < e->rows ? rows : e->rows;
 }
 
@@ -338,6 +403,9 @@ static pare_status fill(pare__job *job)
 {
     const pare_recipe *recipe = job->recipe;
     PARE_TRY(check_device(job->options->device));
+    PARE_REQUIRE(recipe->quant_count == 0 || !is_format(job, "dense"), PARE_ERR_ARGUMENT,
+                 "format dense cannot hold what the quantize step makes: write it first, then "
+                 "pare convert --to dense decodes it");
     PARE_REQUIRE(recipe->model, PARE_ERR_ARGUMENT, "the recipe names no model");
     PARE_TRY(pare_store_open(recipe->model, &job->store));
     job->count = pare_store_count(job->store);
@@ -355,6 +423,8 @@ static pare_status fill(pare__job *job)
         PARE_TRY(check_choice(job, &recipe->prunes[i].choice, "prune"));
     for (size_t i = 0; i < recipe->quant_count; i++)
         PARE_TRY(check_choice(job, &recipe->quants[i].choice, "quantize"));
+    for (size_t i = 0; i < recipe->quant_count; i++)
+        PARE_TRY(check_outcome(job, &recipe->quants[i]));
     PARE_TRY(make_groups(job));
     PARE_TRY(make_chunks(job));
     PARE_TRY(pare_recipe_text(recipe, &job->recipe_text));

@@ -28,11 +28,14 @@ static int64_t fixed_bytes(const pare__job *job, int threads)
 /* The largest arena of a chunk, and the largest that a lane keeps between chunks. */
 static void largest_chunks(const pare__job *job, int64_t *largest, int64_t *kept)
 {
+    bool verified = job->recipe->prune_count + job->recipe->quant_count == 0;
     *largest = *kept = 0;
     for (int64_t t = 0; t < job->count; t++) {
         if (job->tasks[t].chunks == 0)
             continue;
         int64_t need = pare__chunk_bytes(job, job->tasks[t].first_chunk);
+        int64_t after = verified ? pare__verify_bytes(job, &job->tasks[t]) : 0;
+        need = after > need ? after : need;
         if (need > *largest)
             *largest = need;
         if (need <= PARE__KEPT_ARENA && need > *kept)

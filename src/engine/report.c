@@ -83,6 +83,21 @@ bool pare__looks_at(const pare_choice *look, const char *name)
            !any_match(look->exclude, look->excludes, name);
 }
 
+pare_status pare__check_look(const pare_choice *look, const pare_store *a, const pare_store *b)
+{
+    const pare_store *stores[] = {a, b};
+    for (size_t g = 0; g < look->includes; g++) {
+        bool found = false;
+        for (int s = 0; s < 2 && stores[s]; s++)
+            for (int64_t i = 0; i < pare_store_count(stores[s]) && !found; i++)
+                found = pare__glob(look->include[g], pare_store_entry(stores[s], i)->name);
+        PARE_REQUIRE(found, PARE_ERR_ARGUMENT, "include \"%s\" matches no tensor of %s%s%s",
+                     look->include[g], pare_store_path(a), b ? " or " : "",
+                     b ? pare_store_path(b) : "");
+    }
+    return PARE_OK;
+}
+
 void pare_report_brief(pare_report *report)
 {
     if (report)
@@ -102,12 +117,7 @@ static pare_status find_report(const char *path, char **found)
         pare__text_add(&name, ".report.json");
     } else
         pare__text_add(&name, "%s", path);
-    PARE_TRY(pare__text_take(&name, found));
-    if (pare__exists(*found) || !pare__exists(path))
-        return PARE_OK;
-    free(*found);
-    PARE_TRY(pare__strdup(path, found));
-    return PARE_OK;
+    return pare__text_take(&name, found);
 }
 
 pare_status pare_report_load(const char *path, pare_report **report)

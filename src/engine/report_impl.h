@@ -4,6 +4,7 @@
 
 #include "pare/recipe.h"
 #include "pare/report.h"
+#include "pare/store.h"
 
 #include "base/json.h"
 #include "base/text.h"
@@ -97,6 +98,8 @@ pare_status pare__report_new(const char *kind, pare_report **report);
 
 /* Whether a report of what is there is asked about a tensor: pare_run_options.look. */
 bool pare__looks_at(const pare_choice *look, const char *name);
+/* An include that matches no tensor of either store is a slip of the pen; b may be NULL. */
+pare_status pare__check_look(const pare_choice *look, const pare_store *a, const pare_store *b);
 
 /* Appends one line for each step of the recipe, as people would say it, to a JSON array. */
 pare_status pare__recipe_steps(const pare_recipe *recipe, pare__json *array);

@@ -11,9 +11,11 @@ static bool has(const pare__json *object, const char *key)
 
 static void difference_cells(pare__table *table, const pare__json *d)
 {
-    char max[32] = "inf", sqnr[32] = "inf", cosine[32] = "-";
-    if (pare__report_real(d, "rms") > 0) /* infinite, and a is all zero */
+    char max[32] = "inf", rms[32] = "inf", sqnr[32] = "inf", cosine[32] = "-";
+    if (!has(d, "rms") || pare__report_real(d, "rms") > 0) /* infinite, or a is all zero */
         snprintf(sqnr, sizeof sqnr, "-inf");
+    if (has(d, "rms"))
+        snprintf(rms, sizeof rms, "%.6g", pare__report_real(d, "rms"));
     if (has(d, "max_abs"))
         snprintf(max, sizeof max, "%.6g", pare__report_real(d, "max_abs"));
     if (has(d, "sqnr_db"))
@@ -21,7 +23,7 @@ static void difference_cells(pare__table *table, const pare__json *d)
     if (has(d, "cosine"))
         snprintf(cosine, sizeof cosine, "%.9f", pare__report_real(d, "cosine"));
     pare__table_cell(table, "%s", max);
-    pare__table_cell(table, "%.6g", pare__report_real(d, "rms"));
+    pare__table_cell(table, "%s", rms);
     pare__table_cell(table, "%s", sqnr);
     pare__table_cell(table, "%s", cosine);
     pare__table_cell(table, "%s", pare__count(pare__report_int(d, "differing")).text);

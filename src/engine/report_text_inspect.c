@@ -102,8 +102,9 @@ static void add_provenance(const pare__json *runs, pare__text *out)
 static void add_totals(const pare__json *totals, pare__text *out)
 {
     int64_t nans = pare__report_int(totals, "nans"), infs = pare__report_int(totals, "infs");
-    pare__text_add(out, "\n  %s tensors, %s parameters, %s, %.4g bits a weight\n",
-                   pare__count(pare__report_int(totals, "tensors")).text,
+    int64_t tensors = pare__report_int(totals, "tensors");
+    pare__text_add(out, "\n  %s tensor%s, %s parameters, %s, %.4g bits a weight\n",
+                   pare__count(tensors).text, tensors == 1 ? "" : "s",
                    pare__count(pare__report_int(totals, "parameters")).text,
                    pare__size_exact(pare__report_int(totals, "bytes")).text,
                    pare__report_real(totals, "bits_per_weight"));

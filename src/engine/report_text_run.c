@@ -316,16 +316,15 @@ static void add_head(const pare__json *root, pare__text *out)
                      *output = pare__json_get(root, "output"),
                      *steps = pare__json_get(root, "steps");
     const char *architecture = pare__report_string(model, "architecture", NULL);
-    int64_t files = pare__report_int(output, "files");
+    int64_t tensors = pare__report_int(model, "tensors"), files = pare__report_int(output, "files");
     bool ran = strcmp(pare__report_string(root, "kind", ""), "run") == 0;
     pare__text_add(out, ran ? "run\n" : "plan: nothing is done yet\n");
-    pare__text_wrapf(out, 2, "model", "%s (%s%s%s): %s tensors, %s parameters, %s",
-                     pare__report_string(model, "path", "?"),
-                     pare__report_string(model, "format", "?"), architecture ? ", " : "",
-                     architecture ? architecture : "",
-                     pare__count(pare__report_int(model, "tensors")).text,
-                     pare__count(pare__report_int(model, "parameters")).text,
-                     pare__size_exact(pare__report_int(model, "bytes")).text);
+    pare__text_wrapf(
+        out, 2, "model", "%s (%s%s%s): %s tensor%s, %s parameters, %s",
+        pare__report_string(model, "path", "?"), pare__report_string(model, "format", "?"),
+        architecture ? ", " : "", architecture ? architecture : "", pare__count(tensors).text,
+        tensors == 1 ? "" : "s", pare__count(pare__report_int(model, "parameters")).text,
+        pare__size_exact(pare__report_int(model, "bytes")).text);
     if (!null_at(output, "path"))
         pare__text_wrapf(
             out, 2, "output", "%s (%s): %s file%s, %s", pare__report_string(output, "path", "?"),

@@ -2,13 +2,15 @@
  * one goes on and ends with the same bytes.
  *
  * Records: a pass's results (thresholds, scales and offsets of whole tensors, counts) when the pass
- * is over; the layout when it is made; each chunk when its bytes are in the file.
+ * is over; a fresh start before the part is made, the layout when it is made; each chunk when its
+ * bytes are in the file; the part's identity when only its rename is left.
  */
 #include "job.h"
 
 #include "pare/ops.h"
 #include "pare/version.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -18,7 +20,8 @@ enum {
     RECORD_COUNT,
     RECORD_LAYOUT,
     RECORD_CHUNK,
-    RECORD_FINISHED
+    RECORD_FINISHED,
+    RECORD_FRESH
 };
 
 typedef struct chunk_record {
@@ -26,6 +29,20 @@ typedef struct chunk_record {
     uint64_t digest[2];
     pare_sums sums;
 } chunk_record;
+
+/* What a file or folder keeps when it is renamed. */
+typedef struct disk_place {
+    uint64_t device, inode;
+} disk_place;
+
+static bool place_of(const char *path, disk_place *place)
+{
+    struct stat st;
+    if (lstat(path, &st) != 0)
+        return false;
+    *place = (disk_place){.device = st.st_dev, .inode = st.st_ino};
+    return true;
+}
 
 /* ---- the key --------------------------------------------------------------------------------- */
 
@@ -47,17 +64,17 @@ static pare_status add_file(void *user, const char *name, int64_t size)
     return PARE_OK;
 }
 
-/* A journal belongs to one version, recipe, output form and state of the source files. */
+/* A journal belongs to one version, recipe, output form, source and state of its files. */
 static pare_status make_key(const pare__job *job, uint64_t key[2])
 {
     pare_status status = PARE_OK;
     const char *path = pare_store_path(job->store);
     identity id = {.root = path};
-    char *text = NULL;
+    char *text = NULL, *place = realpath(path, NULL);
     struct stat st;
-    pare__text_add(&id.text, "%s\n%s\n%s %lld\n", pare_version(), job->recipe_text,
+    pare__text_add(&id.text, "%s\n%s\n%s %lld\n%s\n", pare_version(), job->recipe_text,
                    job->recipe->format ? job->recipe->format : "",
-                   (long long)job->recipe->max_shard_size);
+                   (long long)job->recipe->max_shard_size, place ? place : path);
     if (pare__is_directory(path))
         PARE_TRY_DONE(pare__walk(path, add_file, &id));
     else if (stat(path, &st) == 0)
@@ -69,6 +86,7 @@ static pare_status make_key(const pare__job *job, uint64_t key[2])
         job->lanes[0].be,
         &(pare_digest_args){.bytes = text, .size = (int64_t)strlen(text), .result = key}));
 done:
+    free(place);
     free(text);
     pare__text_free(&id.text);
     return status;
@@ -76,10 +94,24 @@ done:
 
 /* ---- taking over ----------------------------------------------------------------------------- */
 
+/* What was written is void: the part is gone, or was made anew. Passes' results hold. */
+static void forget_written(pare__job *job)
+{
+    job->laid_out = job->finished = false;
+    job->chunks_done_before = 0;
+    for (int64_t c = 0; c < job->chunk_count; c++)
+        job->chunks[c].done = false;
+    for (int64_t t = 0; t < job->count; t++) {
+        job->tasks[t].left = job->tasks[t].chunks;
+        job->digests[2 * t] = job->digests[2 * t + 1] = 0;
+        job->sums[t] = (pare_sums){0};
+    }
+}
+
 static void take_chunk(pare__job *job, const chunk_record *r)
 {
     pare__chunk *chunk = &job->chunks[r->chunk];
-    if (chunk->done || !job->has_part) /* what was written is gone with the part */
+    if (chunk->done)
         return;
     chunk->done = true;
     chunk->ties = r->ties;
@@ -122,9 +154,13 @@ static pare_status take(void *user, uint32_t type, const void *payload, uint32_t
         job->counted = true;
         pare__job_counted(job);
     } else if (type == RECORD_LAYOUT && size == 0) {
-        job->laid_out = job->has_part;
-    } else if (type == RECORD_FINISHED && size == 0) {
-        job->finished = true;
+        job->laid_out = true;
+    } else if (type == RECORD_FRESH && size == 0) {
+        forget_written(job);
+    } else if (type == RECORD_FINISHED && size == sizeof(disk_place)) {
+        disk_place part, out;
+        memcpy(&part, p, sizeof part);
+        job->finished = place_of(job->recipe->output, &out) && memcmp(&part, &out, size) == 0;
     } else if (type == RECORD_CHUNK && size == sizeof(chunk_record)) {
         chunk_record r;
         memcpy(&r, p, sizeof r);
@@ -162,10 +198,9 @@ pare_status pare__has_journal(const pare_recipe *recipe, bool *has)
 }
 
 /* A part without our journal is not ours to write over. */
-static pare_status check_part(pare__job *job, const char *part, const char *journal)
+static pare_status check_part(const pare__job *job, const char *part, const char *journal)
 {
-    job->has_part = pare__exists(part);
-    if (!job->has_part || pare__exists(journal))
+    if (!pare__exists(part) || pare__exists(journal))
         return PARE_OK;
     PARE_REQUIRE(
         job->options->overwrite, PARE_ERR_EXISTS,
@@ -184,7 +219,10 @@ pare_status pare__job_resume(pare__job *job)
     PARE_TRY_DONE(make_key(job, key));
     PARE_TRY_DONE(pare_journal_open(path, key, job->options->overwrite, take, job, &job->resumed,
                                     &job->journal));
-    if (!job->laid_out) /* of another run, or not finished when it was cut */
+    if (!job->finished && !pare__exists(part))
+        forget_written(job);
+    /* Another run's, not laid out when it was cut, or the old output that ours changed with. */
+    if (job->finished || !job->laid_out)
         PARE_TRY_DONE(pare__remove_tree(part));
 done:
     free(part);
@@ -243,7 +281,18 @@ pare_status pare__journal_count(pare__job *job)
 
 pare_status pare__journal_finished(pare__job *job)
 {
-    return pare_journal_add(job->journal, RECORD_FINISHED, NULL, 0);
+    char *part = NULL;
+    disk_place place;
+    PARE_TRY(beside(job->recipe, ".part", &part));
+    bool there = place_of(part, &place);
+    free(part);
+    PARE_REQUIRE(there, PARE_ERR_IO, "%s.part is gone", job->recipe->output);
+    return pare_journal_add(job->journal, RECORD_FINISHED, &place, sizeof place);
+}
+
+pare_status pare__journal_fresh(pare__job *job)
+{
+    return pare_journal_add(job->journal, RECORD_FRESH, NULL, 0);
 }
 
 pare_status pare__journal_layout(pare__job *job)

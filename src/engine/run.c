@@ -157,6 +157,8 @@ static pare_status create(pare__job *job)
 {
     pare_writer_options options;
     pare__job_writer_options(job, &options);
+    if (!job->laid_out)
+        PARE_TRY(pare__journal_fresh(job));
     PARE_TRY(pare_writer_create(&options, job->laid_out, &job->writer));
     if (!job->laid_out)
         PARE_TRY(pare__journal_layout(job));
@@ -250,7 +252,7 @@ static pare_status give_up(pare__job *job, pare_status status)
 static pare_status work(pare__job *job)
 {
     PARE_TRY(start(job));
-    if (job->finished && !job->has_part && pare__exists(job->recipe->output))
+    if (job->finished)
         return PARE_OK; /* cut after the rename: only the report is left to do */
     PARE_REQUIRE(job->options->overwrite || !pare__exists(job->recipe->output), PARE_ERR_EXISTS,
                  "%s exists: choose another output, or give --overwrite", job->recipe->output);

@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char magic[8] = {'p', 'a', 'r', 'e', 'j', 'n', 'l', '1'};
@@ -111,6 +112,25 @@ static pare_status resume(pare_journal *journal, const uint64_t key[2], bool dis
     return PARE_OK;
 }
 
+/* Opens the file and locks it; one that its owner removed in between is nobody's, so again. */
+static pare_status open_locked(pare_journal *journal)
+{
+    struct stat st = {0};
+    while (st.st_nlink == 0) {
+        if (journal->fd >= 0)
+            close(journal->fd);
+        journal->fd = open(journal->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (journal->fd < 0)
+            PARE_FAIL(pare__errno_status(errno), "cannot write %s: %s", journal->path,
+                      strerror(errno));
+        PARE_REQUIRE(flock(journal->fd, LOCK_EX | LOCK_NB) == 0, PARE_ERR_EXISTS,
+                     "%s is in use: another pare is writing this output", journal->path);
+        PARE_REQUIRE(fstat(journal->fd, &st) == 0, pare__errno_status(errno),
+                     "cannot look at %s: %s", journal->path, strerror(errno));
+    }
+    return PARE_OK;
+}
+
 pare_status pare_journal_open(const char *path, const uint64_t key[2], bool discard,
                               pare_journal_visit visit, void *user, bool *resumed,
                               pare_journal **out)
@@ -124,13 +144,7 @@ pare_status pare_journal_open(const char *path, const uint64_t key[2], bool disc
     pthread_mutex_init(&journal->lock, NULL);
     journal->fd = -1;
     PARE_TRY_DONE(pare__strdup(path, &journal->path));
-    journal->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (journal->fd < 0)
-        PARE_TRY_DONE(pare__error(pare__errno_status(errno), __func__, "cannot write %s: %s", path,
-                                  strerror(errno)));
-    if (flock(journal->fd, LOCK_EX | LOCK_NB) != 0)
-        PARE_TRY_DONE(pare__error(PARE_ERR_EXISTS, __func__,
-                                  "%s is in use: another pare is writing this output", path));
+    PARE_TRY_DONE(open_locked(journal));
     PARE_TRY_DONE(resume(journal, key, discard, visit, user, resumed));
     *out = journal;
     journal = NULL;
@@ -174,10 +188,10 @@ void pare_journal_close(pare_journal **journal, bool remove_file)
         return;
     pare_journal *j = *journal;
     *journal = NULL;
+    if (remove_file && j->path) /* under the lock: the name may be another's right after it */
+        unlink(j->path);
     if (j->fd >= 0)
         close(j->fd);
-    if (remove_file && j->path)
-        unlink(j->path);
     pthread_mutex_destroy(&j->lock);
     free(j->path);
     free(j);

@@ -26,8 +26,8 @@ pare_status pare__trace_open(const char *path, pare__trace **out)
     PARE_TRY_DONE(pare__strdup(path, &trace->path));
     trace->file = fopen(path, "w");
     if (!trace->file)
-        PARE_TRY_DONE(pare__error(pare__errno_status(errno), __func__,
-                                  "cannot write the timeline %s: %s", path, strerror(errno)));
+        PARE_TRY_DONE(pare__error(PARE_ERR_ARGUMENT, __func__, "cannot write the timeline %s: %s",
+                                  path, strerror(errno)));
     trace->begin = pare__now();
     fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", trace->file);
     *out = trace;

@@ -395,15 +395,21 @@ static pare_status accepts(const pare_entry *entry, const char *format_option)
                      entry->name);
     if (entry->form != PARE_FORM_QUANT)
         return PARE_OK;
-    PARE_REQUIRE(entry->rank == 2, PARE_ERR_ARGUMENT,
-                 "%s has %d dimensions: compressed-tensors has no convolution; write an .h5 or a "
-                 ".safetensors file, or leave this tensor out",
-                 entry->name, entry->rank);
     PARE_REQUIRE(
-        length > 7 && strcmp(entry->name + length - 7, ".weight") == 0, PARE_ERR_ARGUMENT,
-        "%s: compressed-tensors quantises modules' .weight only; write an .h5 or a .safetensors "
-        "file, or leave this tensor out",
+        entry->rank == 2, PARE_ERR_ARGUMENT,
+        "%s: compressed-tensors has no quantised convolutions; an .h5 or .safetensors file "
+        "takes them",
         entry->name);
+    PARE_REQUIRE(length > 7 && strcmp(entry->name + length - 7, ".weight") == 0, PARE_ERR_ARGUMENT,
+                 "%s: compressed-tensors quantises weights of modules only; an .h5 or .safetensors "
+                 "file takes it",
+                 entry->name);
+    if (entry->scheme.granularity == PARE_PER_BLOCK)
+        PARE_REQUIRE(entry->rows % entry->scheme.block_rows == 0 &&
+                         entry->cols % entry->scheme.block_cols == 0,
+                     PARE_ERR_ARGUMENT,
+                     "%s: compressed-tensors loads blocks only where they divide the matrix",
+                     entry->name);
     return PARE_OK;
 }
 

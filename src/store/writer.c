@@ -3,6 +3,7 @@
 
 #include "pare/ops.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -144,6 +145,39 @@ static pare_status lay_out(pare_writer *writer, const pare_writer_options *optio
     return writer->format->layout(writer);
 }
 
+static bool is_empty(const char *folder)
+{
+    DIR *dir = opendir(folder);
+    int entries = 0; /* "." and ".." are always there */
+    if (!dir)
+        return false;
+    while (entries < 3 && readdir(dir))
+        entries++;
+    closedir(dir);
+    return entries < 3;
+}
+
+/* What --overwrite may remove: a file, an empty folder, and a folder that is a checkpoint. A folder
+ * of something else, given by a slip of the pen, is never removed with all that is in it. */
+static pare_status check_replaced(const pare_writer *writer)
+{
+    static const char *const marks[] = {"config.json", "pare.json", "model.safetensors"};
+    if (!writer->overwrite || !pare__is_directory(writer->path))
+        return PARE_OK;
+    bool good = is_empty(writer->path);
+    for (size_t i = 0; i < sizeof marks / sizeof *marks && !good; i++) {
+        char *path;
+        PARE_TRY(pare__join(writer->path, marks[i], &path));
+        good = pare__exists(path);
+        free(path);
+    }
+    PARE_REQUIRE(good, PARE_ERR_EXISTS,
+                 "%s is a folder of other things than a checkpoint, which --overwrite would "
+                 "remove: choose another output",
+                 writer->path);
+    return PARE_OK;
+}
+
 static pare_status prepare(const pare_writer_options *options, pare_writer **writer)
 {
     PARE_REQUIRE(options->path && *options->path, PARE_ERR_ARGUMENT, "the output's path is empty");
@@ -154,6 +188,8 @@ static pare_status prepare(const pare_writer_options *options, pare_writer **wri
     PARE_TRY(pare__calloc(1, sizeof *w, &w));
     pthread_mutex_init(&w->lock, NULL);
     pare_status status = lay_out(w, options);
+    if (status == PARE_OK)
+        status = check_replaced(w);
     if (status != PARE_OK) {
         pare__trail(__func__);
         pare_writer_free(&w, false);

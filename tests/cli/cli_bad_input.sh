@@ -45,12 +45,14 @@ make tensor t.safetensors F32 '[4,5]' 64; quantize 3 'a\.weight' t.safetensors
 make tensor t.safetensors F32 '[1,1,1,1,1,1,1,1,16]' 64; quantize 3 'a\.weight' t.safetensors
 
 # NaN and Inf: never a NaN scale; the sentence names the tensor.
+make value sound.safetensors 1
 for value in nan inf -inf; do
     make value v.safetensors "$value"
     for scheme in w8 w4g32 w4g32z fp8 nf4 nf4d; do
         refuse 3 'b\.weight' "$PARE" quantize v.safetensors -o out --method rtn --scheme "$scheme"
     done
     expect 0 'nan|inf|NaN|Inf' "$PARE" inspect v.safetensors --stats
+    expect 0 'b\.weight +inf +inf +-inf +- ' "$PARE" compare {v,sound}.safetensors --per-tensor
 done
 
 # Sound but unusual: taken.

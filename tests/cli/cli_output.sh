@@ -16,7 +16,12 @@ for out in there there.safetensors there.h5; do
 done
 mkdir foreign && echo mine >foreign/notes.txt
 refuse 2 'foreign.*(exists|--overwrite)' "$PARE" "${job[@]}" -o foreign
+refuse 2 'foreign is a folder of other things' "$PARE" "${job[@]}" -o foreign --overwrite
+refuse 2 'foreign is a folder of other things' "$PARE" "${job[@]}" -o foreign --overwrite --plan
 [ "$(cat foreign/notes.txt)" = mine ] || fail "a foreign folder was touched"
+
+mkdir empty
+expect 0 . "$PARE" "${job[@]}" -o empty --overwrite
 
 # A folder that is not there is named.
 refuse 2 'no/such' "$PARE" "${job[@]}" -o no/such/place/out.safetensors

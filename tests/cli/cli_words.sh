@@ -58,4 +58,12 @@ expect 0 . "$PARE" quantize good.safetensors -o q.safetensors --method rtn --sch
 expect 1 . "$PARE" compare good.safetensors q.safetensors --tolerance 0
 expect 0 . "$PARE" compare good.safetensors q.safetensors --tolerance 0.1
 expect 0 'a\.weight' "$PARE" compare good.safetensors q.safetensors --per-tensor
+# The nearest word, a pattern that matches nothing, a report that is not there.
+refuse 2 'did you mean prune' "$PARE" prun
+nothing=(--include 'nothing*')
+refuse 2 'nothing.*matches no tensor' "$PARE" compare {good,good}.safetensors "${nothing[@]}"
+refuse 2 'nothing.*matches no tensor' "$PARE" inspect good.safetensors "${nothing[@]}"
+refuse 3 'there is no such report' "$PARE" report good.safetensors
+refuse 3 'there is no such report' "$PARE" report .
+
 finish

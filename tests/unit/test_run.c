@@ -254,6 +254,139 @@ static void a_step_that_chooses_nothing_is_an_error(void **state)
     assert_status(run(f), PARE_ERR_ARGUMENT);
 }
 
+/* An output that appears when the last chunk is written: the run ends just before its rename. */
+static void get_in_the_way(void *user, const char *phase, double done, double total)
+{
+    const fixture *f = user;
+    if (strcmp(phase, "compress") == 0 && done >= total)
+        assert_ok(pare__file_save(f->out, "mine", 4));
+}
+
+static void run_but_for_the_rename(fixture *f)
+{
+    f->options.progress = (pare_progress){.update = get_in_the_way, .user = f};
+    assert_status(run(f), PARE_ERR_EXISTS);
+    f->options.progress = (pare_progress){0};
+    unlink(f->out);
+}
+
+static int64_t size_of(const char *path)
+{
+    char *bytes = NULL;
+    int64_t size;
+    assert_ok(pare__file_load(path, 1 << 26, &bytes, &size));
+    free(bytes);
+    return size;
+}
+
+static void what_a_lost_part_held_is_written_again(void **state)
+{
+    fixture *f = *state;
+    char *whole = NULL, *again = NULL, *zeros = calloc(1, 1 << 16), *part, *journal;
+    int64_t size, size_again;
+    assert_ok(pare__join(f->folder, "out.safetensors.part", &part));
+    assert_ok(pare__join(f->folder, "out.safetensors.journal", &journal));
+    write_source(f->source, PARE_BF16, false);
+    use(f, "  - quantize: {scheme: w8}\n");
+    assert_ok(run(f));
+    assert_ok(pare__file_load(f->out, 1 << 26, &whole, &size));
+    unlink(f->out);
+    for (int cut = 16; cut <= 32; cut += 16) { /* the second run's first records */
+        run_but_for_the_rename(f);
+        int64_t before = size_of(journal);
+        unlink(part);
+        run_but_for_the_rename(f);
+        assert_int_equal(truncate(journal, before + cut), 0);
+        FILE *file = fopen(part, "r+b"); /* none of its chunks was written yet */
+        assert_int_equal(fseek(file, (long)(size - (1 << 16)), SEEK_SET), 0);
+        assert_int_equal(fwrite(zeros, 1, 1 << 16, file), 1 << 16);
+        fclose(file);
+        assert_ok(run(f));
+        assert_ok(pare__file_load(f->out, 1 << 26, &again, &size_again));
+        assert_int_equal(size, size_again);
+        assert_memory_equal(whole, again, (size_t)size);
+        free(again);
+        unlink(f->out);
+    }
+    free(journal);
+    free(part);
+    free(zeros);
+    free(whole);
+}
+
+/* Killed between the rename and the removal of the journal, with and without the old output left
+ * where the part was, as after folders changed places. */
+static void a_run_cut_after_its_rename_has_only_its_report_to_do(void **state)
+{
+    fixture *f = *state;
+    char *part, *report, *text = NULL;
+    int64_t size;
+    assert_ok(pare__join(f->folder, "out.safetensors.part", &part));
+    assert_ok(pare__join(f->folder, "out.safetensors.report.json", &report));
+    write_source(f->source, PARE_BF16, false);
+    use(f, jobs[0]);
+    f->options.overwrite = false;
+    for (int old = 0; old < 2; old++) {
+        run_but_for_the_rename(f);
+        assert_int_equal(rename(part, f->out), 0);
+        if (old)
+            assert_ok(pare__file_save(part, "old", 3));
+        assert_ok(run(f));
+        assert_false(pare__exists(part));
+        assert_true(size_of(f->out) > 1000);
+        assert_ok(pare__file_load(report, 1 << 26, &text, &size));
+        assert_non_null(strstr(text, "\"zeros\""));
+        free(text);
+        unlink(f->out);
+    }
+    free(report);
+    free(part);
+}
+
+static void a_part_of_another_source_is_not_continued(void **state)
+{
+    fixture *f = *state;
+    char *twin;
+    write_source(f->source, PARE_BF16, false);
+    assert_ok(pare__join(f->folder, "twin.safetensors", &twin));
+    use(f, jobs[0]);
+    run_but_for_the_rename(f);
+    assert_int_equal(rename(f->source, twin), 0); /* of the same size and age */
+    free(f->source);
+    f->source = twin;
+    use(f, jobs[0]);
+    assert_status(run(f), PARE_ERR_EXISTS);
+}
+
+/* One row of 16 MiB: the comparison at the end takes three times what the writing does. */
+static void a_conversion_knows_what_its_check_needs(void **state)
+{
+    fixture *f = *state;
+    char *values = calloc(1, 16 << 20);
+    pare_entry row = {.name = "x", .dtype = PARE_BF16, .rank = 2, .shape = {1, 8 << 20}};
+    pare_writer *writer = NULL;
+    pare_backend *be = NULL;
+    pare_parts parts;
+    assert_ok(pare_cpu_create(NULL, &be));
+    assert_ok(pare_writer_create(
+        &(pare_writer_options){.path = f->source, .entries = &row, .count = 1}, false, &writer));
+    assert_ok(pare_writer_encode(writer, be, 0, &(pare_rows){.count = 1, .values = values}, NULL,
+                                 &parts));
+    assert_ok(pare_writer_write(writer, &parts));
+    assert_ok(pare_writer_finish(writer));
+    pare_writer_free(&writer, false);
+    pare_backend_free(&be);
+    use(f, "  - export: {to: out}\n");
+    f->recipe->prune_count = f->recipe->quant_count = 0;
+    pare_status status = PARE_ERR_MEMORY;
+    for (f->options.memory = 1 << 20; status != PARE_OK; f->options.memory += 4 << 20) {
+        status = run(f);
+        if (status != PARE_OK)
+            assert_false(pare__exists(f->out)); /* refused before the work, not after it */
+    }
+    free(values);
+}
+
 int main(void)
 {
 #define ONE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -261,6 +394,10 @@ int main(void)
         ONE(selection_is_exact_with_ties_to_the_lower_index),
         ONE(threads_and_memory_do_not_change_a_byte),
         ONE(a_stopped_run_goes_on_and_ends_with_the_same_bytes),
+        ONE(what_a_lost_part_held_is_written_again),
+        ONE(a_run_cut_after_its_rename_has_only_its_report_to_do),
+        ONE(a_part_of_another_source_is_not_continued),
+        ONE(a_conversion_knows_what_its_check_needs),
         ONE(a_nan_is_named_and_nothing_is_left),
         ONE(an_output_in_the_way_is_kept),
         ONE(a_budget_too_small_says_what_it_needs),

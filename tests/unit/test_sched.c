@@ -162,7 +162,7 @@ static void a_timeline_that_cannot_be_written_is_refused(void **unused)
     pare_sched *sched = NULL;
     assert_status(
         pare_sched_create(&(pare_sched_options){.threads = 1, .trace = "/nonexistent/x"}, &sched),
-        PARE_ERR_NOT_FOUND);
+        PARE_ERR_ARGUMENT);
     assert_null(sched);
 }
 

@@ -205,6 +205,8 @@ static void the_nearest_word_is_near(void **state)
     assert_string_equal(pare__nearest("gtpq", (const char *const[]){"gpt", "gptq", "gtp", NULL}),
                         "gtp");
     assert_string_equal(pare__nearest("rtm", words), "rtn");
+    assert_string_equal(pare__nearest("prun", (const char *const[]){"run", "prune", NULL}),
+                        "prune"); /* both are one edit away; the beginning decides */
     assert_string_equal(pare__nearest("gptq", words), "gptq");
     assert_null(pare__nearest("entirely", words));
     assert_null(pare__nearest("gtpq", words)); /* two edits in four letters */

@@ -63,14 +63,19 @@ static size_t distance(const char *a, const char *b)
     return d[n % 3][m];
 }
 
+/* Of several equally near the one with the longest common beginning: prun is prune, not run. */
 const char *nearest_word(const char *word, const char *const *words)
 {
     const char *best = NULL;
+    size_t longest = 0;
     size_t limit = strlen(word) / 3 > 1 ? strlen(word) / 3 : 1, least_edits = limit + 1;
     for (size_t i = 0; words[i]; i++) {
-        size_t edits = distance(word, words[i]);
-        if (edits < least_edits) {
+        size_t edits = distance(word, words[i]), same = 0;
+        while (word[same] && word[same] == words[i][same])
+            same++;
+        if (edits < least_edits || (best && edits == least_edits && same > longest)) {
             least_edits = edits;
+            longest = same;
             best = words[i];
         }
     }

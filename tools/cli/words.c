@@ -13,8 +13,8 @@ const struct word_row word_rows[] = {
     {"SCHEME",
      "`w<2..8>[t|c|g<N>|b<R>x<C>][z][a8[s|d]]`: bits; one scale per tensor, output channel "
      "(default), group of N inputs, or block; z: zero points; a8: int8 activations per token. "
-     "w8, w4g128, w4g128z, w8a8, w4b16x16. Also `fp8[t|c][a8[s|d]]` and `nf4[d]` (blocks of "
-     "64; d: double quantisation)."},
+     "w8, w4g128, w4g128z, w8a8, w4b16x16. Also `fp8[t|c][a8[s|d]]` and `nf4[c|d]` (blocks of "
+     "64; c: one scale per output channel; d: double quantisation)."},
     {"PATTERN", "unstructured; N:M, N of every M weights of a row stay (its sparsity is 1 - N/M); "
                 "block:RxC, blocks of R rows and C columns go together."},
     {"FORMAT", "dense, int-quantized, sparse-bitmask or nf4."},
