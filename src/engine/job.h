@@ -70,6 +70,14 @@ typedef struct pare__chunk {
     double scales;    /* sum of the scales, for double_quant */
 } pare__chunk;
 
+/* What the journal says of a chunk whose bytes are in the file. */
+typedef struct pare__chunk_record {
+    int64_t chunk, ties, nonzeros;
+    int64_t ordinal; /* in the journal, while it is read */
+    uint64_t digest[2];
+    pare_sums sums;
+} pare__chunk_record;
+
 typedef struct pare__lane pare__lane;
 
 typedef struct pare__job {
@@ -96,6 +104,10 @@ typedef struct pare__job {
     pare_writer *writer;
     pare_journal *journal;
     bool resumed, laid_out, finished; /* what the journal says; finished: the output is in place */
+    bool same_boot, layout_unsure;    /* while it is read: records of another boot are unsure */
+    pare__chunk_record *unsure;
+    size_t unsure_count, unsure_capacity;
+    _Atomic int64_t journaled; /* chunk records */
     int64_t chunks_done_before;
     bool selected, ranged, counted; /* passes whose results the journal gave back */
     pthread_mutex_t lock;
@@ -227,6 +239,7 @@ pare_status pare__journal_fresh(pare__job *job); /* the part is made anew: chunk
 pare_status pare__journal_layout(pare__job *job);
 pare_status pare__journal_finished(pare__job *job); /* all but the rename is done */
 pare_status pare__journal_chunk(pare__job *job, const pare__lane *lane, int64_t chunk);
+pare_status pare__journal_sync(pare__job *job); /* data, then a note of it, then the journal */
 
 /* ---- provenance.c ---------------------------------------------------------------------------- */
 

@@ -470,6 +470,7 @@ void pare__job_free(pare__job **job)
     free(j->digests);
     free(j->errors);
     free(j->sums);
+    free(j->unsure);
     free(j->entries);
     for (int64_t t = 0; j->tasks && t < j->count; t++) {
         free(j->tasks[t].fallback);

@@ -1,6 +1,10 @@
 /* resume.c - the journal of a run: what a killed one had found out and written, so that the next
  * one goes on and ends with the same bytes.
  *
+ * A kill loses nothing that was written; a power cut may lose pages that a journal already speaks
+ * of. So every run first notes which boot of the machine it belongs to: what an earlier boot wrote
+ * counts only as far as a sync (--sync) was noted after it.
+ *
  * Records: a pass's results (thresholds, scales and offsets of whole tensors, counts) when the pass
  * is over; a fresh start before the part is made, the layout when it is made; each chunk when its
  * bytes are in the file; the part's identity when only its rename is left.
@@ -21,14 +25,12 @@ enum {
     RECORD_LAYOUT,
     RECORD_CHUNK,
     RECORD_FINISHED,
-    RECORD_FRESH
+    RECORD_FRESH,
+    RECORD_BOOT,
+    RECORD_SYNCED
 };
 
-typedef struct chunk_record {
-    int64_t chunk, ties, nonzeros;
-    uint64_t digest[2];
-    pare_sums sums;
-} chunk_record;
+typedef pare__chunk_record chunk_record;
 
 /* What a file or folder keeps when it is renamed. */
 typedef struct disk_place {
@@ -56,6 +58,9 @@ static pare_status add_file(void *user, const char *name, int64_t size)
     identity *id = user;
     char *path = NULL;
     struct stat st;
+    if (pare__glob("*.part", name) || pare__glob("*.part/*", name) ||
+        pare__glob("*.journal", name) || pare__glob("*.report.json", name))
+        return PARE_OK; /* an output may lie inside the source's folder: it is no part of it */
     PARE_TRY(pare__join(id->root, name, &path));
     bool there = stat(path, &st) == 0;
     free(path);
@@ -98,6 +103,9 @@ done:
 static void forget_written(pare__job *job)
 {
     job->laid_out = job->finished = false;
+    job->layout_unsure = false;
+    job->unsure_count = 0;
+    job->journaled = 0;
     job->chunks_done_before = 0;
     for (int64_t c = 0; c < job->chunk_count; c++)
         job->chunks[c].done = false;
@@ -122,6 +130,42 @@ static void take_chunk(pare__job *job, const chunk_record *r)
         job->sums[chunk->task].sum[i] += r->sums.sum[i];
     job->tasks[chunk->task].left--;
     job->chunks_done_before++;
+}
+
+/* A chunk that may not have reached the disk before a power cut waits for the note of a sync. */
+static pare_status keep_unsure(pare__job *job, const chunk_record *r)
+{
+    PARE_TRY(pare__grow(&job->unsure, &job->unsure_capacity, job->unsure_count + 1,
+                        sizeof *job->unsure));
+    job->unsure[job->unsure_count] = *r;
+    job->unsure[job->unsure_count++].ordinal = job->journaled;
+    return PARE_OK;
+}
+
+/* The first `count` chunk records were on the disk. */
+static void take_synced(pare__job *job, int64_t count)
+{
+    size_t left = 0;
+    job->laid_out = job->laid_out || job->layout_unsure;
+    for (size_t i = 0; i < job->unsure_count; i++) {
+        if (job->unsure[i].ordinal < count)
+            take_chunk(job, &job->unsure[i]);
+        else
+            job->unsure[left++] = job->unsure[i];
+    }
+    job->unsure_count = left;
+}
+
+/* Which boot of the machine this is: zeros where the system does not say. */
+static void boot_id(char id[36])
+{
+    memset(id, 0, 36);
+    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "r");
+    if (!file)
+        return;
+    if (fread(id, 1, 36, file) != 36)
+        memset(id, 0, 36);
+    fclose(file);
 }
 
 /* The journal's key says that it is this very run's, so a record of another size is a bug or a
@@ -153,8 +197,17 @@ static pare_status take(void *user, uint32_t type, const void *payload, uint32_t
         }
         job->counted = true;
         pare__job_counted(job);
+    } else if (type == RECORD_BOOT && size == 36) {
+        char now[36];
+        boot_id(now);
+        job->same_boot = memcmp(now, p, sizeof now) == 0;
+    } else if (type == RECORD_SYNCED && size == 8) {
+        int64_t count;
+        memcpy(&count, p, sizeof count);
+        take_synced(job, count);
     } else if (type == RECORD_LAYOUT && size == 0) {
-        job->laid_out = true;
+        job->laid_out = job->same_boot;
+        job->layout_unsure = !job->same_boot;
     } else if (type == RECORD_FRESH && size == 0) {
         forget_written(job);
     } else if (type == RECORD_FINISHED && size == sizeof(disk_place)) {
@@ -168,7 +221,11 @@ static pare_status take(void *user, uint32_t type, const void *payload, uint32_t
                      "the journal beside %s names work that this run does not have: start anew "
                      "with --overwrite",
                      job->recipe->output);
-        take_chunk(job, &r);
+        if (job->same_boot)
+            take_chunk(job, &r);
+        else
+            PARE_TRY(keep_unsure(job, &r));
+        job->journaled++;
     } else {
         PARE_FAIL(PARE_ERR_DAMAGED,
                   "the journal beside %s does not fit this run: start anew with --overwrite",
@@ -219,8 +276,11 @@ pare_status pare__job_resume(pare__job *job)
     PARE_TRY_DONE(make_key(job, key));
     PARE_TRY_DONE(pare_journal_open(path, key, job->options->overwrite, take, job, &job->resumed,
                                     &job->journal));
-    if (!job->finished && !pare__exists(part))
+    if (!job->finished && (!job->laid_out || !pare__exists(part)))
         forget_written(job);
+    char now[36];
+    boot_id(now);
+    PARE_TRY_DONE(pare_journal_add(job->journal, RECORD_BOOT, now, sizeof now));
     /* Another run's, not laid out when it was cut, or the old output that ours changed with. */
     if (job->finished || !job->laid_out)
         PARE_TRY_DONE(pare__remove_tree(part));
@@ -307,5 +367,16 @@ pare_status pare__journal_chunk(pare__job *job, const pare__lane *lane, int64_t 
                       .nonzeros = job->chunks[chunk].nonzeros,
                       .digest = {lane->digest[0], lane->digest[1]},
                       .sums = lane->parts.sums};
-    return pare_journal_add(job->journal, RECORD_CHUNK, &r, sizeof r);
+    PARE_TRY(pare_journal_add(job->journal, RECORD_CHUNK, &r, sizeof r));
+    job->journaled++;
+    return PARE_OK;
+}
+
+pare_status pare__journal_sync(pare__job *job)
+{
+    int64_t count = job->journaled; /* their bytes are written: the sync that follows covers them */
+    PARE_TRY(pare_writer_sync(job->writer));
+    PARE_TRY(pare_journal_add(job->journal, RECORD_SYNCED, &count, sizeof count));
+    PARE_TRY(pare_journal_sync(job->journal));
+    return PARE_OK;
 }

@@ -62,10 +62,8 @@ static pare_status account(pare__job *job, pare__lane *lane, int64_t chunk)
     pare_writer_add_sums(job->writer, t, &lane->parts.sums);
     for (int i = 0; i < lane->parts.count; i++)
         job->write_bytes += lane->parts.part[i].size;
-    if (finished && job->options->sync) {
-        PARE_TRY(pare_writer_sync(job->writer));
-        PARE_TRY(pare_journal_sync(job->journal));
-    }
+    if (finished && job->options->sync)
+        PARE_TRY(pare__journal_sync(job));
     return PARE_OK;
 }
 
