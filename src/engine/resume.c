@@ -168,12 +168,9 @@ static void boot_id(char id[36])
     fclose(file);
 }
 
-/* The journal's key says that it is this very run's, so a record of another size is a bug or a
- * forgery. */
-static pare_status take(void *user, uint32_t type, const void *payload, uint32_t size)
+/* A pass's results; false if the record is none. */
+static bool take_pass(pare__job *job, uint32_t type, const char *p, uint32_t size)
 {
-    pare__job *job = user;
-    const char *p = payload;
     if (type == RECORD_SELECT && size == (size_t)job->group_count * sizeof *job->groups) {
         for (int64_t g = 0; g < job->group_count; g++) {
             pare__group group;
@@ -197,7 +194,21 @@ static pare_status take(void *user, uint32_t type, const void *payload, uint32_t
         }
         job->counted = true;
         pare__job_counted(job);
-    } else if (type == RECORD_BOOT && size == 36) {
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* The journal's key says that it is this very run's, so a record of another size is a bug or a
+ * forgery. */
+static pare_status take(void *user, uint32_t type, const void *payload, uint32_t size)
+{
+    pare__job *job = user;
+    const char *p = payload;
+    if (take_pass(job, type, p, size))
+        return PARE_OK;
+    if (type == RECORD_BOOT && size == 36) {
         char now[36];
         boot_id(now);
         job->same_boot = memcmp(now, p, sizeof now) == 0;
