@@ -15,6 +15,15 @@
 
 #include "pare/status.h"
 
+/* Whether a sanitizer owns the allocator: then a test cannot put its own in front of it. */
+#if defined(__has_feature)
+#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
 /* Fails the test with the library's sentence unless call is PARE_OK. */
 #define assert_ok(call)                                                                            \
     do {                                                                                           \

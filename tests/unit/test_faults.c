@@ -12,14 +12,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#if defined(__has_feature)
-#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#else
-#define SANITIZED 0
-#endif
-
 enum { CALL_READ, CALL_WRITE, CALL_SYNC, CALL_TRUNCATE, CALL_MALLOC, CALLS };
 static volatile int armed = -1; /* which call fails next */
 static volatile long left;      /* calls of it before that */

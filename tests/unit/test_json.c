@@ -8,14 +8,6 @@
 #include <errno.h>
 #include <math.h>
 
-#if defined(__has_feature)
-#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#else
-#define SANITIZED 0
-#endif
-
 /* The allocator, in front of the C library's; a sanitizer wants that place for itself. Volatile,
  * because a compiler knows malloc and free, and that they change no variable of ours. */
 static volatile long allocations_left = -1; /* before one fails; -1: none does */
