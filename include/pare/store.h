@@ -116,6 +116,9 @@ pare_status pare_store_read_values(pare_store *store, pare_backend *be, int64_t 
 /* Whether the entry's stored checksums hold (.h5; true at once for others): reads it whole. */
 pare_status pare_store_verify(pare_store *store, pare_backend *be, int64_t index);
 
+/* Likewise for a side file. */
+pare_status pare_store_side_verify(const pare_store *store, pare_backend *be, int64_t index);
+
 /* Tells the system that rows will be read soon (read-ahead). Never fails. */
 void pare_store_prefetch(pare_store *store, int64_t index, int64_t first, int64_t count);
 

@@ -114,10 +114,15 @@ static pare_status compress(pare__job *job)
 
 /* ---- before and after ------------------------------------------------------------------------ */
 
-static pare_status verify_item(void *user, int worker, int64_t entry)
+/* Tensors first, side files after them. */
+static pare_status verify_item(void *user, int worker, int64_t item)
 {
     pare__job *job = user;
-    PARE_TRY(pare_store_verify(job->store, job->lanes[worker].be, entry));
+    pare_backend *be = job->lanes[worker].be;
+    if (item < job->count)
+        PARE_TRY(pare_store_verify(job->store, be, item));
+    else
+        PARE_TRY(pare_store_side_verify(job->store, be, item - job->count));
     return PARE_OK;
 }
 
@@ -126,10 +131,11 @@ static pare_status verify_source(pare__job *job)
 {
     if (strcmp(pare_store_format(job->store), "h5") != 0 || job->laid_out)
         return PARE_OK;
-    PARE_TRY(pare__job_phase(job, &(pare_job){.name = "verify",
-                                              .items = job->count,
-                                              .stages = {{.name = "verify", .run = verify_item}},
-                                              .user = job}));
+    PARE_TRY(
+        pare__job_phase(job, &(pare_job){.name = "verify",
+                                         .items = job->count + pare_store_side_count(job->store),
+                                         .stages = {{.name = "verify", .run = verify_item}},
+                                         .user = job}));
     return PARE_OK;
 }
 

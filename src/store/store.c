@@ -498,3 +498,39 @@ pare_status pare_store_verify(pare_store *store, pare_backend *be, int64_t index
                  store->path, entry->name);
     return PARE_OK;
 }
+
+/* The digest of a side file, a piece at a time through `piece`. */
+static pare_status sum_side(const pare_store *store, pare_backend *be, int64_t index, void *piece,
+                            uint64_t sum[2])
+{
+    int64_t end = store->sides[index].file.size;
+    for (int64_t at = 0; at < end; at += PARE__SIDE_PIECE) {
+        int64_t size = end - at < PARE__SIDE_PIECE ? end - at : PARE__SIDE_PIECE;
+        PARE_TRY(pare_store_side_read(store, index, at, size, piece));
+        PARE_TRY(pare_digest(be, &(pare_digest_args){.bytes = piece,
+                                                     .size = size,
+                                                     .seed = (uint64_t)(at / PARE__SIDE_PIECE),
+                                                     .result = sum}));
+    }
+    return PARE_OK;
+}
+
+pare_status pare_store_side_verify(const pare_store *store, pare_backend *be, int64_t index)
+{
+    PARE_REQUIRE(index >= 0 && index < pare_store_side_count(store), PARE_ERR_ARGUMENT,
+                 "%s: there is no side file %lld", store->path, (long long)index);
+    const pare__side *side = &store->sides[index];
+    uint64_t sum[2] = {0};
+    void *piece = NULL;
+    if (!side->has_sum)
+        return PARE_OK;
+    PARE_TRY(pare__calloc(PARE__SIDE_PIECE, 1, &piece));
+    pare_status status = sum_side(store, be, index, piece, sum);
+    free(piece);
+    PARE_TRY(status);
+    PARE_REQUIRE(memcmp(sum, side->sum, sizeof sum) == 0, PARE_ERR_DAMAGED,
+                 "%s: the bytes of its side file '%s' do not match their checksum; the file was "
+                 "changed or damaged after it was written",
+                 store->path, side->file.name);
+    return PARE_OK;
+}

@@ -87,8 +87,6 @@ static pare_status parse_line(const pare_store *store, const char **at, const ch
     return PARE_OK;
 }
 
-/* The checksums of side files are for other readers: they need not be tensors' pieces to be proved.
- */
 static pare_status parse_checksums(pare_store *store, const char *text)
 {
     const char *at = text;
@@ -100,10 +98,11 @@ static pare_status parse_checksums(pare_store *store, const char *text)
                 parse_line(store, &at, store->arrays[slot->array[p]].name, &slot->sums.sum[2 * p]));
     }
     for (size_t i = 0; i < store->side_count; ++i) {
+        pare__side *side = &store->sides[i];
         char *name = NULL;
-        uint64_t sum[2];
-        PARE_TRY(pare__h5_side_name(store->sides[i].file.name, &name));
-        pare_status status = parse_line(store, &at, name, sum);
+        PARE_TRY(pare__h5_side_name(side->file.name, &name));
+        pare_status status = parse_line(store, &at, name, side->sum);
+        side->has_sum = true;
         free(name);
         PARE_TRY(status);
     }

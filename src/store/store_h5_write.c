@@ -12,7 +12,6 @@
 
 #include "pare/ops.h"
 
-#define SIDE_PIECE 524288 /* bytes of a side file that are digested, read and written at once */
 #define META_ROUND 4096
 #define MAX_NAME 4096 /* far below what an HDF5 object header can name in a message */
 #define MAX_META (INT64_C(1) << 40)
@@ -265,12 +264,13 @@ static pare_status copy_side(const pare_writer *writer, pare_backend *be, int64_
                              const pare__side *to, unsigned char *piece, uint64_t sum[2])
 {
     sum[0] = sum[1] = 0;
-    for (int64_t at = 0; at < to->file.size; at += SIDE_PIECE) {
-        int64_t size = to->file.size - at < SIDE_PIECE ? to->file.size - at : SIDE_PIECE;
+    for (int64_t at = 0; at < to->file.size; at += PARE__SIDE_PIECE) {
+        int64_t size =
+            to->file.size - at < PARE__SIDE_PIECE ? to->file.size - at : PARE__SIDE_PIECE;
         PARE_TRY(pare_store_side_read(writer->source, index, at, size, piece));
         PARE_TRY(pare_digest(be, &(pare_digest_args){.bytes = piece,
                                                      .size = size,
-                                                     .seed = (uint64_t)(at / SIDE_PIECE),
+                                                     .seed = (uint64_t)(at / PARE__SIDE_PIECE),
                                                      .result = sum}));
         PARE_TRY(
             pare__file_write(writer->files[0].fd, writer->part_path, piece, size, to->offset + at));
@@ -292,7 +292,7 @@ static pare_status write_sides(const pare_writer *writer, const pare_store *part
     pare_backend *be = NULL;
     unsigned char *piece = NULL;
     pare_status status = PARE_OK;
-    PARE_TRY_DONE(pare__calloc(SIDE_PIECE, 1, &piece));
+    PARE_TRY_DONE(pare__calloc(PARE__SIDE_PIECE, 1, &piece));
     PARE_TRY_DONE(pare_cpu_create(NULL, &be));
     for (size_t i = 0; i < part->side_count; ++i) {
         uint64_t sum[2];

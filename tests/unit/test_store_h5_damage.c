@@ -88,6 +88,31 @@ static void a_flipped_byte_of_any_array_fails_its_entry_alone(void **state)
     pare_store_close(&store);
 }
 
+static void a_flipped_byte_of_a_side_file_fails_that_file_alone(void **state)
+{
+    h5_fixture *f = *state;
+    pare_store *store = NULL;
+    assert_ok(pare_store_open(f->path, &store));
+    assert_true(store->side_count >= 2);
+    for (size_t s = 0; s < store->side_count; ++s) {
+        if (store->sides[s].file.size == 0)
+            continue;
+        int64_t at = store->sides[s].offset + store->sides[s].file.size - 1;
+        f->bytes[at] ^= 1;
+        assert_ok(pare__file_save(f->copy, f->bytes, f->size));
+        f->bytes[at] ^= 1;
+        pare_store *copy = NULL;
+        assert_ok(pare_store_open(f->copy, &copy));
+        for (size_t i = 0; i < copy->side_count; ++i)
+            assert_status(pare_store_side_verify(copy, f->be, (int64_t)i),
+                          i == s ? PARE_ERR_DAMAGED : PARE_OK);
+        pare_store_close(&copy);
+    }
+    assert_status(pare_store_side_verify(store, f->be, (int64_t)store->side_count),
+                  PARE_ERR_ARGUMENT);
+    pare_store_close(&store);
+}
+
 static void a_flipped_byte_of_config_provenance_or_checksums_is_refused(void **state)
 {
     h5_fixture *f = *state;
@@ -250,6 +275,7 @@ int main(void)
         cmocka_unit_test(a_checkpoint_cut_off_anywhere_is_refused),
         cmocka_unit_test(a_flipped_byte_of_the_metadata_is_refused),
         cmocka_unit_test(a_flipped_byte_of_any_array_fails_its_entry_alone),
+        cmocka_unit_test(a_flipped_byte_of_a_side_file_fails_that_file_alone),
         cmocka_unit_test(a_flipped_byte_of_config_provenance_or_checksums_is_refused),
         cmocka_unit_test(attributes_that_make_no_sense_are_refused),
         cmocka_unit_test(names_that_make_no_sense_are_refused),
