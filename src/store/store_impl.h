@@ -45,7 +45,7 @@ typedef struct pare__side {
     int in_file;         /* index into files, or -1: a file of its own at `path` */
     int64_t offset;
     char *path;
-    bool has_sum;    /* .h5: of the file's bytes, by pieces of PARE__SIDE_PIECE */
+    bool has_sum; /* .h5: of the file's bytes, by pieces of PARE__SIDE_PIECE */
     uint64_t sum[2];
 } pare__side;
 
