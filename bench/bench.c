@@ -60,6 +60,55 @@ void bench_row(const bench_table *table, const char *name, const char *detail, d
     fflush(stdout);
 }
 
+/* ---- ops ------------------------------------------------------------------------------------- */
+
+void bench_check(pare_status status)
+{
+    if (status == PARE_OK)
+        return;
+    fprintf(stderr, "pare_bench_ops: %s\n", pare_last_error());
+    exit(1);
+}
+
+static pare_status run_op(const bench_call *c)
+{
+    switch (c->op) {
+#define OP_CASE(name)                                                                              \
+    case PARE_OP_##name:                                                                           \
+        return pare_##name(c->be, c->args);
+        PARE_OPS(OP_CASE)
+#undef OP_CASE
+    default:
+        return PARE_ERR_INTERNAL;
+    }
+}
+
+void bench_run_call(void *call)
+{
+    bench_check(run_op(call));
+}
+
+void *bench_memory(int64_t bytes)
+{
+    size_t size = ((size_t)bytes + 4096) / 64 * 64;
+    void *made = aligned_alloc(64, size);
+    if (!made) {
+        fprintf(stderr, "pare_bench_ops: no memory for %zu bytes\n", size);
+        exit(4);
+    }
+    memset(made, 0, size);
+    return made;
+}
+
+void bench_check_rows(const bool *seen, pare_op first, pare_op last)
+{
+    for (int op = (int)first; op < (int)last; op++)
+        if (!seen[op]) {
+            fprintf(stderr, "pare_bench_ops: the op %s has no row\n", pare_op_name((pare_op)op));
+            exit(1);
+        }
+}
+
 /* ---- limits ---------------------------------------------------------------------------------- */
 
 typedef struct area {

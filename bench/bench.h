@@ -3,6 +3,8 @@
 #ifndef BENCH_H
 #define BENCH_H
 
+#include "pare/ops.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -26,6 +28,26 @@ void bench_head(const bench_table *table);
 /* Measures and prints one row: bytes read and written by one call. */
 void bench_row(const bench_table *table, const char *name, const char *detail, double in,
                double out, void (*run)(void *user), void *user);
+
+/* One op with its arguments, as bench_measure takes it; a failure ends the program. */
+typedef struct bench_call {
+    pare_backend *be;
+    pare_op op;
+    const void *args;
+} bench_call;
+void bench_run_call(void *call);
+
+/* Ends the program with the library's sentence unless status is PARE_OK. */
+void bench_check(pare_status status);
+
+/* bytes of 64-byte aligned zeros, some room behind them; ends the program where there are none. */
+void *bench_memory(int64_t bytes);
+
+/* The table of the ops that models are run and trained with (ops_nn.h), bench_nn.c. */
+void bench_nn(const bench_table *table, pare_backend *be, int threads);
+
+/* Ends the program unless every op in [first, last) has a row. */
+void bench_check_rows(const bool *seen, pare_op first, pare_op last);
 
 /* Rows of memcpy and of reading, over bytes that fit the cache and over bytes that do not. */
 void bench_limits(const bench_table *table, int64_t cached, int64_t large);

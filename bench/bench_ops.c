@@ -1,8 +1,10 @@
 /* bench_ops.c - the speed of every op on one chunk of weights, beside memcpy and reading in the
  * same run.
  *
- *   pare_bench_ops [--csv] [--op NAME] [--isa NAME] [--threads N] [--rows N] [--cols N] [--repeats
- * N]
+ *   pare_bench_ops [--nn] [--csv] [--op NAME] [--isa NAME] [--threads N] [--rows N] [--cols N]
+ * [--repeats N]
+ *
+ * --nn: the ops that models are run and trained with instead, beside copying and products.
  */
 #include "bench.h"
 
@@ -14,6 +16,7 @@
 
 typedef struct chunk {
     bench_table table;
+    bool nn; /* the other table */
     pare_backend *be;
     int64_t rows, cols, n;
     float *w, *y, *lo, *hi, *scale;
@@ -27,46 +30,12 @@ typedef struct chunk {
     bool seen[PARE_OP_COUNT]; /* ops that have a row */
 } chunk;
 
-static void check(pare_status status)
-{
-    if (status == PARE_OK)
-        return;
-    fprintf(stderr, "pare_bench_ops: %s\n", pare_last_error());
-    exit(1);
-}
-
-/* ---- one call -------------------------------------------------------------------------------- */
-
-typedef struct call {
-    pare_backend *be;
-    pare_op op;
-    const void *args;
-} call;
-
-static pare_status run_op(const call *c)
-{
-    switch (c->op) {
-#define OP_CASE(name)                                                                              \
-    case PARE_OP_##name:                                                                           \
-        return pare_##name(c->be, c->args);
-        PARE_OPS(OP_CASE)
-#undef OP_CASE
-    default:
-        return PARE_ERR_INTERNAL;
-    }
-}
-
-static void run_call(void *user)
-{
-    check(run_op(user));
-}
-
 static void row(chunk *k, pare_op op, const char *detail, const void *args, int64_t in, int64_t out)
 {
-    call c = {k->be, op, args};
+    bench_call c = {k->be, op, args};
     k->seen[op] = true;
-    run_call(&c); /* also where --op leaves the row out: later rows use what this one makes */
-    bench_row(&k->table, pare_op_name(op), detail, (double)in, (double)out, run_call, &c);
+    bench_run_call(&c); /* also where --op leaves the row out: later rows use what this one makes */
+    bench_row(&k->table, pare_op_name(op), detail, (double)in, (double)out, bench_run_call, &c);
 }
 
 #define ROW(name, detail, in, out, ...)                                                            \
@@ -74,38 +43,26 @@ static void row(chunk *k, pare_op op, const char *detail, const void *args, int6
 
 /* ---- data ------------------------------------------------------------------------------------ */
 
-static void *memory(int64_t bytes)
-{
-    size_t size = ((size_t)bytes + 4096) / 64 * 64;
-    void *made = aligned_alloc(64, size);
-    if (!made) {
-        fprintf(stderr, "pare_bench_ops: no memory for %zu bytes\n", size);
-        exit(4);
-    }
-    memset(made, 0, size);
-    return made;
-}
-
 static void make_chunk(chunk *k)
 {
     int64_t n = k->n = k->rows * k->cols;
-    k->w = memory(4 * n);
-    k->y = memory(4 * n);
-    k->lo = memory(4 * n);
-    k->hi = memory(4 * n);
-    k->scale = memory(4 * n);
-    k->half = memory(2 * n);
-    k->brain = memory(2 * n);
-    k->half_out = memory(2 * n);
-    k->keys = memory(4 * n);
-    k->bins = memory(8 * PARE_SELECT_LOW_BINS);
-    k->counts = memory(8 * k->rows);
-    k->mask = memory(n);
-    k->blocks = memory(n);
-    k->words = memory(n);
-    k->codes = memory(n);
-    k->unpacked = memory(n);
-    k->zero = memory(n);
+    k->w = bench_memory(4 * n);
+    k->y = bench_memory(4 * n);
+    k->lo = bench_memory(4 * n);
+    k->hi = bench_memory(4 * n);
+    k->scale = bench_memory(4 * n);
+    k->half = bench_memory(2 * n);
+    k->brain = bench_memory(2 * n);
+    k->half_out = bench_memory(2 * n);
+    k->keys = bench_memory(4 * n);
+    k->bins = bench_memory(8 * PARE_SELECT_LOW_BINS);
+    k->counts = bench_memory(8 * k->rows);
+    k->mask = bench_memory(n);
+    k->blocks = bench_memory(n);
+    k->words = bench_memory(n);
+    k->codes = bench_memory(n);
+    k->unpacked = bench_memory(n);
+    k->zero = bench_memory(n);
     uint64_t z = 1;
     for (int64_t i = 0; i < n; i++) { /* roughly normal, as weights are */
         float sum = 0;
@@ -201,7 +158,7 @@ static void mask_rows(chunk *k)
         .blocks = pare_matrix(k->blocks, PARE_U8, (R + 15) / 16, ((C + 15) / 16 + 7) / 8));
     ROW(mask_nonzero, "f32", 4 * n, n / 8, .x = m, .mask = mask, .count = &ones);
     ROW(mask_nonzero, "bf16", 2 * n, n / 8, .x = h, .mask = mask);
-    check(pare_mask_nm(k->be, &(pare_mask_nm_args){.x = m, .n = 2, .m = 4, .mask = mask}));
+    bench_check(pare_mask_nm(k->be, &(pare_mask_nm_args){.x = m, .n = 2, .m = 4, .mask = mask}));
     ROW(mask_apply, "f32", 4 * n + n / 8, 4 * n, .x = x, .mask = mask);
     ROW(mask_apply, "bf16", 2 * n + n / 8, 2 * n, .x = h, .mask = mask);
     pare_tensor kept = pare_vector(k->hi, PARE_F32, n / 2);
@@ -224,7 +181,7 @@ static void run_search(void *user)
 {
     const search *s = user;
     memcpy(s->args->scale.data, s->saved, s->bytes);
-    check(pare_quant_search(s->be, s->args));
+    bench_check(pare_quant_search(s->be, s->args));
 }
 
 static void search_row(chunk *k, const char *name, const pare_quant_search_args *args)
@@ -326,29 +283,30 @@ static void run_chain(void *user)
     chunk *k = c->k;
     int64_t R = k->rows, C = k->cols, across = (C + c->group - 1) / c->group, s = R * across;
     pare_tensor w = pare_matrix(k->w, PARE_F32, R, C), codes = pare_matrix(k->codes, PARE_I8, R, C);
-    check(pare_quant_range(
+    bench_check(pare_quant_range(
         k->be, &(pare_quant_range_args){.w = w,
                                         .block_rows = 1,
                                         .block_cols = c->group,
                                         .lo = pare_matrix(k->lo, PARE_F32, R, across),
                                         .hi = pare_matrix(k->hi, PARE_F32, R, across)}));
-    check(pare_quant_scale(k->be,
-                           &(pare_quant_scale_args){.scheme = c->scheme,
-                                                    .scale_dtype = PARE_BF16,
-                                                    .lo = pare_vector(k->lo, PARE_F32, s),
-                                                    .hi = pare_vector(k->hi, PARE_F32, s),
-                                                    .scale = pare_vector(k->scale, PARE_F32, s)}));
-    check(pare_quantize(k->be,
-                        &(pare_quantize_args){.scheme = c->scheme,
-                                              .w = w,
-                                              .block_rows = 1,
-                                              .block_cols = c->group,
-                                              .scale = pare_matrix(k->scale, PARE_F32, R, across),
-                                              .codes = codes}));
+    bench_check(pare_quant_scale(
+        k->be, &(pare_quant_scale_args){.scheme = c->scheme,
+                                        .scale_dtype = PARE_BF16,
+                                        .lo = pare_vector(k->lo, PARE_F32, s),
+                                        .hi = pare_vector(k->hi, PARE_F32, s),
+                                        .scale = pare_vector(k->scale, PARE_F32, s)}));
+    bench_check(pare_quantize(
+        k->be, &(pare_quantize_args){.scheme = c->scheme,
+                                     .w = w,
+                                     .block_rows = 1,
+                                     .block_cols = c->group,
+                                     .scale = pare_matrix(k->scale, PARE_F32, R, across),
+                                     .codes = codes}));
     int64_t bytes = pare_packed_bytes(PARE_PACK_STREAM, c->scheme.bits, C);
-    check(pare_pack(k->be, &(pare_pack_args){.bits = c->scheme.bits,
-                                             .codes = codes,
-                                             .words = pare_matrix(k->words, PARE_U8, R, bytes)}));
+    bench_check(
+        pare_pack(k->be, &(pare_pack_args){.bits = c->scheme.bits,
+                                           .codes = codes,
+                                           .words = pare_matrix(k->words, PARE_U8, R, bytes)}));
 }
 
 static void chain_row(chunk *k, const char *name, int bits, int64_t group)
@@ -374,6 +332,8 @@ static void read_options(int argc, char **argv, chunk *k, pare_cpu_options *cpu)
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--csv") == 0)
             k->table.csv = true;
+        else if (strcmp(argv[i], "--nn") == 0)
+            k->nn = true;
         else if (option(argc, argv, &i, "--op", &v))
             k->table.only = v;
         else if (option(argc, argv, &i, "--isa", &v))
@@ -387,8 +347,9 @@ static void read_options(int argc, char **argv, chunk *k, pare_cpu_options *cpu)
         else if (option(argc, argv, &i, "--repeats", &v))
             k->table.repeats = atoi(v);
         else {
-            fprintf(stderr, "usage: pare_bench_ops [--csv] [--op NAME] [--isa NAME] [--threads N] "
-                            "[--rows N] [--cols N] [--repeats N]\n");
+            fprintf(stderr,
+                    "usage: pare_bench_ops [--nn] [--csv] [--op NAME] [--isa NAME] [--threads N] "
+                    "[--rows N] [--cols N] [--repeats N]\n");
             exit(2);
         }
     }
@@ -405,7 +366,12 @@ int main(int argc, char **argv)
     pare_cpu_options cpu = {0};
     *k = (chunk){.table = {.repeats = 9, .seconds = 0.02}, .rows = 32, .cols = 4096};
     read_options(argc, argv, k, &cpu);
-    check(pare_cpu_create(&cpu, &k->be));
+    bench_check(pare_cpu_create(&cpu, &k->be));
+    if (k->nn) {
+        bench_nn(&k->table, k->be, cpu.threads);
+        pare_backend_free(&k->be);
+        return 0;
+    }
     make_chunk(k);
     if (!k->table.csv)
         printf("%s, %s, chunk [%lld, %lld] f32\n", pare_cpu_model(), pare_backend_name(k->be),
@@ -429,11 +395,7 @@ int main(int argc, char **argv)
     chain_row(k, "w4g32", 4, 32);
     chain_row(k, "w8", 8, k->cols);
     chain_row(k, "w3g128", 3, 128);
-    for (int op = 0; op < PARE_OP_COUNT; op++)
-        if (!k->seen[op]) {
-            fprintf(stderr, "pare_bench_ops: the op %s has no row\n", pare_op_name((pare_op)op));
-            return 1;
-        }
+    bench_check_rows(k->seen, (pare_op)0, PARE_OP_gemm);
     free_chunk(k);
     return 0;
 }

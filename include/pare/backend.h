@@ -38,6 +38,10 @@ int pare_cpu_count(void);
 /* The CPU's own name, "AMD EPYC 9575F" …; "unknown" where the system does not say. Static text. */
 const char *pare_cpu_model(void);
 
+/* What multiplies: oneDNN's version and the instruction set it works with here, "oneDNN 2.6.3
+ * avx512 with bf16". Static text. */
+const char *pare_cpu_dnnl(void);
+
 #ifdef __cplusplus
 }
 #endif

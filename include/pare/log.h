@@ -16,6 +16,9 @@ typedef struct pare_log {
 typedef struct pare_progress {
     void (*update)(void *user, const char *phase, double done, double total);
     void *user;
+    /* What to show beside the share done instead of bytes a second ("loss 0.412, rate 0.05"), until
+     * the next note or phase; NULL: none wanted. */
+    void (*note)(void *user, const char *text);
 } pare_progress;
 
 #endif

@@ -1,7 +1,15 @@
-/* model.h - what a checkpoint's tensors are for. */
+/* model.h - what a checkpoint's tensors are for; models that run forward and backward.
+ *
+ * A model is an array of nodes in execution order over parameters. Its life: create (the graph
+ * alone, from config.json or --arch), load or init (values), prepare (memory for a batch shape),
+ * then forward and backward on batches. It keeps the backend it was prepared with; one thread at a
+ * time may use it.
+ */
 #ifndef PARE_MODEL_H
 #define PARE_MODEL_H
 
+#include "pare/batch.h"
+#include "pare/ops.h"
 #include "pare/store.h"
 
 #ifdef __cplusplus
@@ -28,6 +36,177 @@ pare_role pare_entry_role(const char *config, const pare_entry *entry, const cha
 /* The architecture that config.json names ("llama" …) if its table is known, else NULL. Static
  * text. */
 const char *pare_known_architecture(const char *config);
+
+/* ---- models ---------------------------------------------------------------------------------- */
+
+typedef struct pare_model pare_model;
+
+/* What the last node gives. */
+typedef enum pare_output {
+    PARE_OUTPUT_CLASSES, /* logits [B, classes] */
+    PARE_OUTPUT_TOKENS, /* hidden states [B·T, D]; logits are hidden · headᵀ, see pare_model_head */
+    PARE_OUTPUT_VECTOR, /* an embedding [B, D] */
+} pare_output;
+
+typedef struct pare_model_facts {
+    const char *family; /* "llama", "resnet" …, static */
+    pare_output output;
+    int64_t classes;                 /* of CLASSES and TOKENS (the vocabulary); D of VECTOR */
+    bool tokens;                     /* takes token ids, else images */
+    int64_t vocabulary;              /* ids lie in [0, vocabulary) */
+    int64_t max_length;              /* longest row of tokens, 0: no limit */
+    int64_t pad_id, bos_id;          /* −1: none */
+    int64_t height, width, channels; /* of images */
+    float scale;                     /* a pixel byte is multiplied by this first (1/255, or 1), */
+    float mean[4], std[4];           /* then (x − mean)/std by channel */
+} pare_model_facts;
+
+/* A named tensor of the model. Values live in one arena, gradients in another. */
+typedef struct pare_param {
+    const char *name; /* the checkpoint's own */
+    pare_role role;
+    bool transposed;     /* the checkpoint holds it [in, out]; value is [out, in] */
+    bool buffer;         /* running statistics: no gradient, no optimiser */
+    bool frozen;         /* set before prepare: no gradient */
+    pare_tensor value;   /* F32, or BF16 if asked for and not training */
+    pare_tensor grad;    /* F32, data NULL if there is none */
+    uint8_t *mask;       /* [count]: 0 where a weight was pruned and stays 0; NULL: dense */
+    pare_activation act; /* inputs of its product are rounded as this says (of a w…a8… scheme) */
+} pare_param;
+
+/* A step of the graph, as hooks, reports and FLOP counts see it. */
+typedef struct pare_node_view {
+    const char *kind; /* "linear", "conv" … */
+    const char *name; /* "model.layers.0.mlp.up_proj" */
+    int input_count, param_count;
+    pare_tensor input[4]; /* data valid while the node runs (a hook), shapes after prepare */
+    pare_tensor output;
+    int param[6]; /* indices for pare_model_param */
+    double flops; /* of one forward at the prepared shape: 2 a multiply-add, products only */
+} pare_node_view;
+
+typedef struct pare_model_options {
+    /* A plain state dict's architecture, "resnet20-cifar", "mlp:784-256-10" (docs/cli.md, ARCH);
+     * NULL: config decides. */
+    const char *arch;
+    const char *config; /* text of config.json, or NULL */
+    const pare_store
+        *store;      /* the checkpoint the model is for (names and shapes help to tell
+                        variants apart: prefixes, heads, tied weights); NULL: from scratch */
+    int64_t classes; /* from scratch: override; 0: the architecture's */
+} pare_model_options;
+
+/* Builds the graph; allocates no values. An unknown architecture is PARE_ERR_UNSUPPORTED with those
+ * that are known; a spec that does not parse PARE_ERR_ARGUMENT. */
+pare_status pare_model_create(const pare_model_options *options, pare_model **model);
+void pare_model_free(pare_model **model);
+
+const pare_model_facts *pare_model_facts_of(const pare_model *model);
+/* The same to change: preprocessing (scale, mean, std), pad_id. */
+pare_model_facts *pare_model_facts_edit(pare_model *model);
+
+/* Names and one line each of what --arch takes and what config.json may name, for help and errors;
+ * NULL after the last. Static. */
+typedef struct pare_arch_line {
+    const char *name, *summary;
+} pare_arch_line;
+const pare_arch_line *pare_arch_list(void);
+
+/* config.json text that makes pare_model_create build this model again (for a plain state dict:
+ * {"pare_arch": …, preprocessing}); owned by the model. */
+const char *pare_model_config(const pare_model *model);
+
+int64_t pare_model_param_count(const pare_model *model);
+pare_param *pare_model_param(pare_model *model, int64_t index);
+int64_t pare_model_node_count(const pare_model *model);
+pare_node_view pare_model_node(const pare_model *model, int64_t index);
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+typedef struct pare_model_shape {
+    int64_t batch;  /* B, at most */
+    int64_t length; /* T, at most; 0 for images */
+    bool training;  /* keep what backward needs; gradients */
+    pare_dtype
+        compute; /* F32, or BF16: activations and products; parameters stay F32 in training */
+} pare_model_shape;
+
+typedef struct pare_model_memory {
+    int64_t params, grads, activations; /* bytes */
+    int64_t masks;                      /* if every weight that may have one has one */
+    int64_t scratch;                    /* the backend's, estimated from above */
+    double flops;                       /* of one forward, the head's product included */
+} pare_model_memory;
+
+/* What prepare and a step will take, before anything is allocated. Fails on shapes that do not fit
+ * the model (a length over max_length …): PARE_ERR_ARGUMENT. */
+pare_status pare_model_predict(pare_model *model, const pare_model_shape *shape,
+                               pare_model_memory *memory);
+
+/* Allocates values (if not there), gradients, activations, for this shape. After it forward and
+ * backward of up to this shape allocate nothing, but for what the backend makes at the first call
+ * of a shape of an op. May be called again with another shape: values stay. */
+pare_status pare_model_prepare(pare_model *model, pare_backend *be, const pare_model_shape *shape);
+
+/* Reads values from a checkpoint; quantised and sparse entries are decoded. All that is missing,
+ * too much, or of another shape is named in one error (PARE_ERR_DAMAGED). Tensors with at least 1 %
+ * exact zeros in a LINEAR or CONV weight get a mask if `masks`. Needs prepare. */
+pare_status pare_model_load(pare_model *model, pare_store *store, bool masks);
+
+/* Fresh values from a seed: He (fan-out, normal) for convolutions, U(±1/sqrt(in)) for linears of
+ * image models, N(0, 0.02) for transformers, 1 and 0 for norms, 0 for biases. */
+pare_status pare_model_init(pare_model *model, uint64_t seed);
+
+/* Rows of a parameter as the checkpoint stores them (transposed back), F32 [count, cols of the
+ * checkpoint's shape]; for writing. */
+pare_status pare_model_read_rows(const pare_model *model, int64_t param, int64_t first,
+                                 int64_t count, float *values);
+/* The shape in the checkpoint. */
+void pare_model_stored_shape(const pare_model *model, int64_t param, int *rank, int64_t *shape);
+
+/* ---- running --------------------------------------------------------------------------------- */
+
+typedef struct pare_step_seed {
+    uint64_t seed; /* dropout: of the run, */
+    uint64_t step; /* and of this step */
+} pare_step_seed;
+
+/* Runs the graph. training as prepared: batch norm uses the batch, dropout drops (seed NULL: no
+ * dropout). batch may be smaller than prepared. Token ids outside the vocabulary and images that do
+ * not fit: PARE_ERR_ARGUMENT with the place. */
+pare_status pare_model_forward(pare_model *model, const pare_batch *batch, bool training,
+                               const pare_step_seed *seed);
+
+/* After forward: the last node's output at the batch's size, F32 for CLASSES and VECTOR, act for
+ * TOKENS; and the gradient of it that backward starts from, to be filled by a loss. */
+pare_tensor pare_model_output(const pare_model *model);
+pare_tensor pare_model_output_grad(const pare_model *model);
+
+/* TOKENS: the head's weight [V, D] (perhaps tied to the embedding) and bias ([V] or NULL). The loss
+ * adds its gradients to them itself, before backward. */
+pare_param *pare_model_head(pare_model *model, pare_param **bias);
+
+/* Adds gradients of all parameters that are not frozen to their grads. */
+pare_status pare_model_backward(pare_model *model);
+
+/* Clears all gradients (one arena). */
+pare_status pare_model_clear_grads(pare_model *model);
+/* All gradients, and all values, as one vector each (with what lies between, which is 0). */
+pare_tensor pare_model_grad_arena(const pare_model *model);
+
+/* The one way to observe: called after (forward) or before (backward) each node. view.input and
+ * view.output are valid during the call; in backward view.output is the gradient. An input that is
+ * gone has data NULL: one that the node wrote its output over, in backward one that nobody needs
+ * any more. A failure ends the run. While a hook is set nothing is fused. hook NULL takes it off.
+ */
+typedef pare_status (*pare_model_hook)(void *user, int64_t node, const pare_node_view *view,
+                                       bool backward);
+void pare_model_set_hook(pare_model *model, pare_model_hook hook, void *user);
+
+/* The first NaN or Inf: the parameter, (after a forward with the batch, unless NULL) node output or
+ * gradient that holds one, as a sentence part in text ("the output of layer2.0.conv1"); false if
+ * all are finite. Slow; a forward in training moves running statistics. */
+bool pare_model_first_bad(pare_model *model, const pare_batch *batch, char *text, size_t size);
 
 #ifdef __cplusplus
 }

@@ -8,8 +8,8 @@
  * Rules for all: pointers are to the backend's memory, aligned to their elements; zero-size tensors
  * are legal; outputs must not overlap inputs unless the comment says "in place"; results are the
  * same bytes on every backend, thread count and instruction set for the ops of ops_core.h and
- * ops_compress.h. A wrong shape, dtype or overlap is PARE_ERR_ARGUMENT with the op, the argument
- * and both shapes; an op that a backend lacks is PARE_ERR_UNSUPPORTED.
+ * ops_compress.h (ops_nn.h has its own rule). A wrong shape, dtype or overlap is PARE_ERR_ARGUMENT
+ * with the op, the argument and both shapes; an op that a backend lacks is PARE_ERR_UNSUPPORTED.
  *
  * The order of every float sum that decides a byte: element i of a sequence goes to lane i mod 16,
  * each lane adds in ascending i starting from +0, then lanes are added as a binary tree: (l, l+8),
@@ -21,10 +21,12 @@
 #include "pare/backend.h"
 #include "pare/ops_compress.h"
 #include "pare/ops_core.h"
+#include "pare/ops_nn.h"
 
 #define PARE_OPS(OP)                                                                               \
     PARE_OPS_CORE(OP)                                                                              \
-    PARE_OPS_COMPRESS(OP)
+    PARE_OPS_COMPRESS(OP)                                                                          \
+    PARE_OPS_NN(OP)
 
 typedef enum pare_op {
 #define PARE_OP_ENUM(name) PARE_OP_##name,

@@ -2,7 +2,10 @@
 #ifndef PARE_PARE_H
 #define PARE_PARE_H
 
+#include "pare/array.h"
 #include "pare/backend.h"
+#include "pare/batch.h"
+#include "pare/data.h"
 #include "pare/dtype.h"
 #include "pare/log.h"
 #include "pare/model.h"
@@ -17,6 +20,7 @@
 #include "pare/status.h"
 #include "pare/store.h"
 #include "pare/tensor.h"
+#include "pare/train.h"
 #include "pare/version.h"
 
 #endif

@@ -6,6 +6,7 @@
 #include "pare/log.h"
 #include "pare/recipe.h"
 #include "pare/report.h"
+#include "pare/train.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -49,6 +50,51 @@ pare_status pare_inspect(const char *path, bool stats, const pare_run_options *o
  * has another shape, or its max |a - b| is above tolerance. */
 pare_status pare_compare(const char *a, const char *b, double tolerance,
                          const pare_run_options *options, pare_report **report, bool *differs);
+
+/* ---- models that run ------------------------------------------------------------------------- */
+
+/* A checkpoint that runs, or an architecture from scratch. */
+typedef struct pare_model_choice {
+    const char *checkpoint; /* NULL: from scratch */
+    const char *arch;       /* of a plain state dict; NULL: the checkpoint's own config says it */
+    bool has_mean, has_std, has_scale; /* preprocessing instead of the architecture's */
+    float mean[4], std[4], scale;
+} pare_model_choice;
+
+typedef struct pare_eval_job {
+    pare_model_choice model;
+    pare_model_choice against; /* checkpoint NULL: none */
+    /* What the model decides (sizes, vocabulary, preprocessing, seq_len 0 of a decoder) is filled
+     * in; pad_id -2: the model's own, for rows of tokens. */
+    pare_data_options data;
+    unsigned metrics; /* set of pare_metric; 0: by the model: ppl and loss, top1 and top5, cosine */
+    int64_t batch;    /* 0: by the model */
+    pare_dtype compute;  /* F32 or BF16 */
+    const char *outputs; /* .npy of all outputs, or NULL */
+} pare_eval_job;
+
+/* Measures. With `plan` only says what it will need. */
+pare_status pare_eval(const pare_eval_job *job, bool plan, const pare_run_options *options,
+                      pare_report **report);
+
+typedef struct pare_train_job {
+    pare_model_choice model;
+    pare_data_options data;
+    pare_data_options eval; /* path NULL: none; measured at the end */
+    /* What is negative (curve.rate, decay, clip) or PARE_OPTIMISER_DEFAULT is decided by the model:
+     * SGD, rate 0.1, decay 5e-4, no clipping for images; AdamW, 3e-4, 0.01, clipping at 1 for
+     * tokens. */
+    pare_train_options train;
+    double epochs;      /* instead of train.curve.steps, if that is 0 */
+    bool keep_masks;    /* zeros of pruned weights stay zero */
+    const char *output; /* as pare_recipe.output */
+    int64_t max_shard_size;
+} pare_train_job;
+
+/* Trains and writes the checkpoint. While it runs "<output>.train.h5" holds its state; the same
+ * call continues one that was cut, and ends with the same bytes. */
+pare_status pare_train(const pare_train_job *job, bool plan, const pare_run_options *options,
+                       pare_report **report);
 
 /* CPU, instruction sets (and the choice), libraries, GPUs. */
 pare_status pare_devices(const pare_run_options *options, pare_report **report);

@@ -5,6 +5,9 @@
  * overlap. A stage marked in_order runs for item i only after it ran for item i-1 (results, prefix
  * sums). An item is admitted when the host bytes it states fit the budget beside those in flight;
  * one item alone is always admitted if it fits by itself.
+ *
+ * A stage marked home (and what follows it) runs on the thread that called pare_sched_run, item
+ * after item: the other workers carry items up to it, a few ahead, and hand them over.
  */
 #ifndef PARE_SCHED_H
 #define PARE_SCHED_H
@@ -34,6 +37,7 @@ pare_status pare_sched_create(const pare_sched_options *options, pare_sched **sc
 void pare_sched_free(pare_sched **sched);
 
 int pare_sched_threads(const pare_sched *sched);
+int64_t pare_sched_budget(const pare_sched *sched); /* bytes; 0: no limit */
 
 #define PARE_MAX_STAGES 8
 
@@ -41,6 +45,7 @@ typedef struct pare_stage {
     const char *name; /* shown in the trace */
     pare_status (*run)(void *user, int worker, int64_t item);
     bool in_order;
+    bool home; /* on the calling thread, in order; later stages of the item too */
 } pare_stage;
 
 typedef struct pare_job {
@@ -50,10 +55,13 @@ typedef struct pare_job {
     void *user;
     int64_t (*bytes)(void *user, int64_t item); /* host bytes the item needs; NULL: 0 */
     double (*weight)(void *user, int64_t item); /* for progress; NULL: 1 */
+    int ahead; /* with a home stage: items in flight at most, that on the calling thread among them;
+                  0: 2 */
 } pare_job;
 
 /* Runs the job. The first failure in item order is returned (with its sentence) after all items in
- * flight have stopped; later items are not begun. PARE_ERR_INTERRUPTED if cancelled.
+ * flight have stopped; later items are not begun. PARE_ERR_INTERRUPTED if cancelled (before an item
+ * is begun, or comes home).
  * PARE_ERR_MEMORY if one item alone exceeds the budget (how much it needs). */
 pare_status pare_sched_run(pare_sched *sched, const pare_job *job);
 

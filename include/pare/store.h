@@ -138,6 +138,7 @@ typedef struct pare_writer_options {
     const pare_entry *entries; /* [count], sorted by name; copied */
     int64_t count;
     const pare_store *source; /* config, metadata and side files come from here; NULL: none */
+    const char *config;       /* text of config.json instead of the source's, or NULL */
     const char *provenance; /* text kept with the checkpoint, or NULL; see pare_writer_provenance */
     int64_t max_shard_size; /* bytes; 0: 5 GiB */
     bool overwrite;         /* an output of that name may be replaced (at finish, not before) */

@@ -122,6 +122,9 @@ pare_status pare__job_open(const pare_recipe *recipe, const pare_run_options *op
                            pare__job **job);
 void pare__job_free(pare__job **job);
 
+/* PARE_ERR_DEVICE or PARE_ERR_ARGUMENT for one that this build lacks. */
+pare_status pare__check_device(const char *device);
+
 /* Fills entries from tasks and writer options from job. */
 void pare__job_writer_options(pare__job *job, pare_writer_options *options);
 
@@ -245,6 +248,11 @@ pare_status pare__journal_sync(pare__job *job); /* data, then a note of it, then
 
 /* The text for job->digests as they are now: the same length whatever they hold. */
 pare_status pare__provenance(const pare__job *job, char **text);
+
+/* ---- run.c ----------------------------------------------------------------------------------- */
+
+/* The folder that an output goes to must be there: pare makes outputs, not the way to them. */
+pare_status pare__check_folder(const char *output);
 
 /* ---- run_report.c ---------------------------------------------------------------------------- */
 

@@ -390,7 +390,7 @@ static pare_status make_chunks(pare__job *job)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-static pare_status check_device(const char *device)
+pare_status pare__check_device(const char *device)
 {
     if (!device || strcmp(device, "auto") == 0 || strcmp(device, "cpu") == 0)
         return PARE_OK;
@@ -402,7 +402,7 @@ static pare_status check_device(const char *device)
 static pare_status fill(pare__job *job)
 {
     const pare_recipe *recipe = job->recipe;
-    PARE_TRY(check_device(job->options->device));
+    PARE_TRY(pare__check_device(job->options->device));
     PARE_REQUIRE(recipe->quant_count == 0 || !is_format(job, "dense"), PARE_ERR_ARGUMENT,
                  "format dense cannot hold what the quantize step makes: write it first, then "
                  "pare convert --to dense decodes it");

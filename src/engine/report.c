@@ -18,7 +18,8 @@ static const struct {
 } kinds[] = {
     {"plan", pare__report_text_run},        {"run", pare__report_text_run},
     {"inspect", pare__report_text_inspect}, {"compare", pare__report_text_compare},
-    {"devices", pare__report_text_devices},
+    {"devices", pare__report_text_devices}, {"eval", pare__report_text_eval},
+    {"train", pare__report_text_train},
 };
 
 /* The row of kinds that a report is of, or -1. */
@@ -118,6 +119,22 @@ static pare_status find_report(const char *path, char **found)
     } else
         pare__text_add(&name, "%s", path);
     return pare__text_take(&name, found);
+}
+
+pare_status pare__report_save(const pare_report *report, const char *output)
+{
+    pare_status status = PARE_OK;
+    pare__text text = {0};
+    char *path = NULL, *json = NULL;
+    pare__text_add(&text, "%s.report.json", output);
+    PARE_TRY_DONE(pare__text_take(&text, &path));
+    PARE_TRY_DONE(pare_report_json(report, &json));
+    PARE_TRY_DONE(pare__file_save(path, json, (int64_t)strlen(json)));
+done:
+    free(json);
+    free(path);
+    pare__text_free(&text);
+    return status;
 }
 
 pare_status pare_report_load(const char *path, pare_report **report)

@@ -17,7 +17,7 @@
  * JSON without harm (a report may come from a file).
  *
  * every kind
- *   kind      "plan" "run" "inspect" "compare" "devices"
+ *   kind      "plan" "run" "inspect" "compare" "devices" "eval" "train"
  *   version   pare_version()
  *
  * plan
@@ -86,6 +86,27 @@
  *   libraries [ { name, version, choice|null } ]
  *   gpus      [ { name, memory_bytes } ]
  *   note|null sentence ("this build has no CUDA")
+ *
+ * eval
+ *   model, against|null  { path, format, architecture, parameters, masked_tensors }
+ *   data      { path, samples, seq_len|null, stride|null }
+ *   batch, planned: bool, outputs|null
+ *   ppl, loss, top1, top5 (shares), kld, agreement (share), cosine, cosine_min     those measured
+ *   correct|null, counted           labels right; labels or tokens counted
+ *   predicted { peak_memory, parameters_bytes, gradients_bytes, activations_bytes, beside_bytes,
+ *               budget, flops, seconds|null, threads, isa, compute: "f32" "bf16" }
+ *   actual    { seconds, measuring_seconds, samples_per_second, peak_memory }       not planned
+ *
+ * train
+ *   model, data, eval_data|null, predicted   as of eval
+ *   output    { path }
+ *   recipe    normalised text
+ *   steps, batch, planned: bool
+ *   masks     { tensors, parameters, zeros, sparsity }|null
+ *   loss      moving mean at the end
+ *   losses    [ { step, loss } ]     means of at most 100 spans
+ *   eval      { metrics as of eval }|null
+ *   actual    { seconds, steps, samples_per_second, peak_memory, resumed, steps_done_before }
  */
 /* clang-format on */
 
@@ -95,6 +116,9 @@ struct pare_report {
 
 /* A report with kind and version set, to be filled. */
 pare_status pare__report_new(const char *kind, pare_report **report);
+
+/* Keeps it as "<output>.report.json". */
+pare_status pare__report_save(const pare_report *report, const char *output);
 
 /* Whether a report of what is there is asked about a tensor: pare_run_options.look. */
 bool pare__looks_at(const pare_choice *look, const char *name);
@@ -121,5 +145,7 @@ void pare__report_text_run(const pare__json *root, pare__text *out); /* plan and
 void pare__report_text_inspect(const pare__json *root, pare__text *out);
 void pare__report_text_compare(const pare__json *root, pare__text *out);
 void pare__report_text_devices(const pare__json *root, pare__text *out);
+void pare__report_text_eval(const pare__json *root, pare__text *out);
+void pare__report_text_train(const pare__json *root, pare__text *out);
 
 #endif

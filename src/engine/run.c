@@ -183,8 +183,7 @@ static pare_status finish(pare__job *job)
     return PARE_OK;
 }
 
-/* The folder that an output goes to must be there: pare makes outputs, not the way to them. */
-static pare_status check_folder(const char *output)
+pare_status pare__check_folder(const char *output)
 {
     char *folder = NULL;
     PARE_TRY(pare__strdup(output, &folder));
@@ -210,7 +209,7 @@ static pare_status check_output(const pare_recipe *recipe, const pare_run_option
     PARE_REQUIRE(!pare__glob("*.gguf", recipe->output), PARE_ERR_ARGUMENT,
                  "%s: GGUF is not in this version; write .safetensors, .h5 or a directory",
                  recipe->output);
-    PARE_TRY(check_folder(recipe->output));
+    PARE_TRY(pare__check_folder(recipe->output));
     if (options->overwrite || !pare__exists(recipe->output))
         return PARE_OK;
     bool journal = false; /* if there is one, the output may be ours, cut between its last steps */

@@ -238,22 +238,6 @@ static void add_actual(pare__json *root, pare__job *job, double seconds)
     job->phases = NULL;
 }
 
-static pare_status save(const pare_recipe *recipe, const pare_report *report)
-{
-    pare_status status = PARE_OK;
-    pare__text text = {0};
-    char *path = NULL, *json = NULL;
-    pare__text_add(&text, "%s.report.json", recipe->output);
-    PARE_TRY_DONE(pare__text_take(&text, &path));
-    PARE_TRY_DONE(pare_report_json(report, &json));
-    PARE_TRY_DONE(pare__file_save(path, json, (int64_t)strlen(json)));
-done:
-    free(json);
-    free(path);
-    pare__text_free(&text);
-    return status;
-}
-
 pare_status pare__report_run(pare__job *job, const pare__prediction *prediction, double seconds,
                              bool verified, pare_report **report)
 {
@@ -266,7 +250,7 @@ pare_status pare__report_run(pare__job *job, const pare__prediction *prediction,
     add_result(r->root, job);
     if (verified)
         pare__json_set_bool(r->root, "verified", true);
-    PARE_TRY_DONE(save(job->recipe, r));
+    PARE_TRY_DONE(pare__report_save(r, job->recipe->output));
     *report = r;
     r = NULL;
 done:

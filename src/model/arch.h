@@ -1,9 +1,10 @@
-/* arch.h - an architecture: the config keys that name it and the roles of its tensors. One file
- * each. */
+/* arch.h - an architecture: the roles of its tensors, what a checkpoint may hold beside them, its
+ * graph. One file each, and one line in arch.c for each name it goes by.
+ */
 #ifndef PARE_MODEL_ARCH_H
 #define PARE_MODEL_ARCH_H
 
-#include "pare/model.h"
+#include "build.h"
 
 /* The first pattern that matches decides; what none matches is decided by its rank. */
 typedef struct pare__role_rule {
@@ -13,10 +14,87 @@ typedef struct pare__role_rule {
 } pare__role_rule;
 
 typedef struct pare__arch {
-    const char *const *model_types; /* of config.json; NULL after the last */
-    const pare__role_rule *rules;   /* pattern NULL after the last */
+    const char *family;            /* "llama" */
+    const pare__role_rule *rules;  /* pattern NULL after the last */
+    const char *const *ignored;    /* globs of tensors a checkpoint may have and the model does not
+                                      use; NULL after the last */
+    void (*build)(pare__build *b); /* b->config (model_type) or b->arch_name and b->arch say what */
 } pare__arch;
 
-extern const pare__arch pare__arch_llama, pare__arch_bert, pare__arch_gpt2, pare__arch_vit;
+extern const pare__arch pare__arch_llama, pare__arch_bert, pare__arch_gpt2, pare__arch_vit,
+    pare__arch_resnet, pare__arch_resnet_tiny, pare__arch_mlp, pare__arch_cnn, pare__arch_vit_plain;
+
+/* Room that pare_model_config needs beside the text of --arch. */
+#define PARE__CONFIG_ROOM 512
+
+/* ---- config.json: arch_config.c ---------------------------------------------------------------
+ */
+
+/* Limits that no model comes near, and below which no product of two overflows. */
+#define PARE__MOST_LAYERS 1000
+#define PARE__MOST_WIDTH (1 << 24)
+#define PARE__MOST_ROWS ((int64_t)1 << 31)
+
+/* Whether config.json has the key at all (null counts as having it). */
+bool pare__config_has(const pare__build *b, const char *key);
+
+/* Stops the build unless the class in "architectures" ends in one of these words ("ForCausalLM",
+ * "Model" …; NULL after the last) or there is none; gives that word, or "". */
+const char *pare__config_task(pare__build *b, const char *const *words);
+
+/* Classes of a head: what was asked for, the rows of `weight` in the checkpoint, the labels of
+ * config.json, or 2. */
+int64_t pare__config_classes(pare__build *b, const char *weight);
+
+/* Heads that divide the width, from these keys; the width of one. */
+int64_t pare__config_heads(pare__build *b, const char *width_key, const char *heads_key,
+                           int64_t *width, int *heads);
+
+/* A probability in [0, 1). */
+float pare__config_dropout(pare__build *b, const char *key, double otherwise);
+
+/* pad_token_id and bos_token_id into the facts; an id outside the vocabulary counts as none. */
+void pare__config_ids(pare__build *b, int64_t vocabulary);
+
+/* A side file of the checkpoint as JSON (*root to be freed), NULL if there is none. */
+void pare__config_side(pare__build *b, const char *name, pare__json **root);
+
+/* ---- --arch NAME:item,key=value,…: arch_spec.c ------------------------------------------------
+ */
+
+/* Stops the build unless every key is one of these (NULL after the last) and given once, and there
+ * are at most `items` leading words without '='. */
+void pare__spec_keys(pare__build *b, const char *const *keys, int items);
+
+/* The leading word ("784-256-10"), "" if there is none. */
+void pare__spec_item(const pare__build *b, char *text, size_t size);
+
+int64_t pare__spec_int(pare__build *b, const char *key, int64_t otherwise, int64_t least,
+                       int64_t most);
+double pare__spec_real(pare__build *b, const char *key, double otherwise, double least,
+                       double most);
+void pare__spec_word(const pare__build *b, const char *key, const char *otherwise, char *text,
+                     size_t size);
+
+/* Square images of these many channels: the keys in= and size=, or what is usual. */
+typedef struct pare__picture {
+    int64_t size, channels;
+} pare__picture;
+pare__picture pare__spec_picture(pare__build *b, int64_t size, int64_t channels);
+
+/* classes=, unless the caller asked for another number. */
+int64_t pare__spec_classes(pare__build *b, int64_t otherwise);
+
+/* How pixels come in: their bytes × scale, then (x − mean)/std. NULL: 0 and 1. Pictures of other
+ * than three channels get their means. */
+void pare__preprocess(pare__build *b, float scale, const float mean[3], const float std[3]);
+
+extern const float pare__imagenet_mean[3], pare__imagenet_std[3];
+
+/* A square window. */
+static inline pare_window pare__square(int kernel, int stride, int pad)
+{
+    return (pare_window){{kernel, kernel}, {stride, stride}, {1, 1}, pad, pad, pad, pad};
+}
 
 #endif

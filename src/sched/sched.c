@@ -1,4 +1,5 @@
-/* sched.c - workers that take items in ascending order and carry each through its stages. */
+/* sched.c - workers that take items in ascending order and carry each through its stages; with a
+ * home stage the calling thread is no worker, but runs the rest of every item itself. */
 #include "sched_impl.h"
 
 #include "pare/backend.h"
@@ -10,12 +11,20 @@
 
 #include <string.h>
 
+/* An item on its way home. */
+typedef struct handed {
+    bool ready;
+    int64_t bytes; /* to be given back when the item is done */
+} handed;
+
 /* Everything a running job shares; `lock` guards all below it. */
 typedef struct job_state {
     pare_sched *sched;
     const pare_job *job;
-    int stages;
-    double total; /* weight of all items */
+    int stages, home; /* how many; the first that runs at home, stages if none */
+    int ahead;        /* items in flight at most; 0: no limit */
+    double total;     /* weight of all items */
+    handed *ring;     /* [ahead], item i at i % ahead; guarded by lock */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* an item left, an ordered stage moved on, a failure */
@@ -51,19 +60,32 @@ static int64_t item_bytes(const job_state *s, int64_t item)
     return s->job->bytes ? s->job->bytes(s->job->user, item) : 0;
 }
 
+/* Whether the user wants to stop: then the item fails, unbegun. Holds the lock. */
+static bool cancelled(job_state *s, int64_t item)
+{
+    const volatile int *cancel = s->sched->options.cancel;
+    if (!cancel || !__atomic_load_n(cancel, __ATOMIC_RELAXED)) /* any thread may set it */
+        return false;
+    record_failure(s, item, pare__error(PARE_ERR_INTERRUPTED, __func__, "interrupted"));
+    return true;
+}
+
+/* Whether one more item fits beside those in flight. */
+static bool fits(const job_state *s, int64_t need)
+{
+    int64_t budget = s->sched->options.budget;
+    return (s->ahead == 0 || s->in_flight < s->ahead) &&
+           (budget <= 0 || s->in_flight == 0 || s->in_flight_bytes + need <= budget);
+}
+
 /* Takes the next item when the budget admits it; -1 when there is nothing more to do. Holds the
  * lock. */
 static int64_t take(job_state *s, int64_t *bytes)
 {
     const pare_sched_options *o = &s->sched->options;
     for (;;) {
-        if (s->next >= s->job->items || s->failed_item < s->next)
+        if (s->next >= s->job->items || s->failed_item < s->next || cancelled(s, s->next))
             return -1;
-        if (o->cancel && *o->cancel) {
-            (void)pare__error(PARE_ERR_INTERRUPTED, __func__, "interrupted");
-            record_failure(s, s->next, PARE_ERR_INTERRUPTED);
-            return -1;
-        }
         int64_t need = item_bytes(s, s->next);
         if (o->budget > 0 && need > o->budget) {
             char needs[32], has[32];
@@ -76,7 +98,7 @@ static int64_t take(job_state *s, int64_t *bytes)
                             pare__size_text((double)o->budget, has, sizeof has)));
             return -1;
         }
-        if (o->budget <= 0 || s->in_flight == 0 || s->in_flight_bytes + need <= o->budget) {
+        if (fits(s, need)) {
             *bytes = need; /* what is given back when the item is done, whatever it says then */
             s->in_flight_bytes += need;
             s->in_flight++;
@@ -106,9 +128,10 @@ static void pass_turn(job_state *s, int stage)
     pthread_mutex_unlock(&s->lock);
 }
 
-static pare_status run_item(job_state *s, int index, int64_t item)
+/* Carries an item through the stages [first, end). */
+static pare_status run_item(job_state *s, int index, int64_t item, int first, int end)
 {
-    for (int stage = 0; stage < s->stages; stage++) {
+    for (int stage = first; stage < end; stage++) {
         const pare_stage *what = &s->job->stages[stage];
         if (what->in_order && !wait_turn(s, stage, item))
             return PARE_OK; /* an earlier item failed: this one's result is not wanted */
@@ -137,6 +160,19 @@ static void tell_progress(job_state *s, double weight)
                                           s->total);
 }
 
+/* An item has left, well or not. Holds the lock. */
+static void finish_item(job_state *s, int64_t item, int64_t bytes, pare_status status)
+{
+    if (status != PARE_OK)
+        record_failure(s, item, status);
+    else
+        tell_progress(s, s->job->weight ? s->job->weight(s->job->user, item) : 1);
+    s->in_flight_bytes -= bytes;
+    s->in_flight--;
+    pthread_cond_broadcast(&s->changed);
+}
+
+/* A worker: items from their first stage to the last. */
 static void *work(void *user)
 {
     worker *w = user;
@@ -145,34 +181,95 @@ static void *work(void *user)
     pthread_mutex_lock(&s->lock);
     for (int64_t item; (item = take(s, &bytes)) >= 0;) {
         pthread_mutex_unlock(&s->lock);
-        pare_status status = run_item(s, w->index, item);
+        pare_status status = run_item(s, w->index, item, 0, s->stages);
         pthread_mutex_lock(&s->lock);
-        if (status != PARE_OK)
-            record_failure(s, item, status);
-        else
-            tell_progress(s, s->job->weight ? s->job->weight(s->job->user, item) : 1);
-        s->in_flight_bytes -= bytes;
-        s->in_flight--;
+        finish_item(s, item, bytes, status);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+/* A worker of a job with a home stage: items up to there. */
+static void *work_ahead(void *user)
+{
+    worker *w = user;
+    job_state *s = w->state;
+    int64_t bytes = 0;
+    pthread_mutex_lock(&s->lock);
+    for (int64_t item; (item = take(s, &bytes)) >= 0;) {
+        pthread_mutex_unlock(&s->lock);
+        pare_status status = run_item(s, w->index, item, 0, s->home);
+        pthread_mutex_lock(&s->lock);
+        if (status != PARE_OK) {
+            finish_item(s, item, bytes, status);
+            continue;
+        }
+        s->ring[item % s->ahead] = (handed){.ready = true, .bytes = bytes};
         pthread_cond_broadcast(&s->changed);
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;
 }
 
+/* The calling thread of such a job: each item from the home stage on, as it comes. */
+static void work_home(job_state *s)
+{
+    pthread_mutex_lock(&s->lock);
+    for (int64_t item = 0; item < s->job->items; item++) {
+        handed *next = &s->ring[item % s->ahead];
+        while (!next->ready && s->failed_item > item)
+            pthread_cond_wait(&s->changed, &s->lock);
+        if (s->failed_item <= item || cancelled(s, item))
+            break;
+        next->ready = false; /* the place is free again when the item is done */
+        pthread_mutex_unlock(&s->lock);
+        pare_status status = run_item(s, 0, item, s->home, s->stages);
+        pthread_mutex_lock(&s->lock);
+        finish_item(s, item, next->bytes, status);
+        if (status != PARE_OK)
+            break;
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* Worker 0 is the calling thread; fewer threads than asked for still do all the work. */
 static void run_workers(job_state *s, worker *workers, pthread_t *threads, int count)
 {
+    bool home = s->home < s->stages;
     int started = 0;
     for (int i = 1; i < count; i++) {
         workers[i] = (worker){.state = s, .index = i};
-        if (pthread_create(&threads[i], NULL, work, &workers[i]) != 0)
+        if (pthread_create(&threads[i], NULL, home ? work_ahead : work, &workers[i]) != 0)
             break;
         started = i;
     }
     workers[0] = (worker){.state = s, .index = 0};
-    work(&workers[0]);
+    if (home && started > 0)
+        work_home(s);
+    else
+        work(&workers[0]);
     for (int i = 1; i <= started; i++)
         pthread_join(threads[i], NULL);
+}
+
+/* Counts the stages and finds the first that runs at home. */
+static void look_at_stages(job_state *s)
+{
+    while (s->stages < PARE_MAX_STAGES && s->job->stages[s->stages].run)
+        s->stages++;
+    while (s->home < s->stages && !s->job->stages[s->home].home)
+        s->home++;
+    if (s->home < s->stages)
+        s->ahead = s->job->ahead > 0 ? s->job->ahead : 2;
+}
+
+/* No more workers than items that can be in flight; at home the calling thread comes on top. */
+static int worker_count(const job_state *s)
+{
+    int64_t most = s->job->items;
+    if (s->ahead > 0)
+        most = (most < s->ahead ? most : s->ahead) + 1;
+    return s->sched->threads < most ? s->sched->threads : (int)most;
 }
 
 pare_status pare_sched_run(pare_sched *sched, const pare_job *job)
@@ -180,19 +277,19 @@ pare_status pare_sched_run(pare_sched *sched, const pare_job *job)
     pare_status status = PARE_OK;
     worker *workers = NULL;
     pthread_t *threads = NULL;
-    int count = sched->threads < job->items ? sched->threads : (int)job->items;
     job_state s = {
         .sched = sched, .job = job, .failed_item = job->items, .last_update = pare__now()};
     if (job->items <= 0)
         return PARE_OK;
-    while (s.stages < PARE_MAX_STAGES && job->stages[s.stages].run)
-        s.stages++;
+    look_at_stages(&s);
+    int count = worker_count(&s);
     for (int64_t i = 0; i < job->items; i++)
         s.total += job->weight ? job->weight(job->user, i) : 1;
     pthread_mutex_init(&s.lock, NULL);
     pthread_cond_init(&s.changed, NULL);
     PARE_TRY_DONE(pare__calloc((size_t)count, sizeof *workers, &workers));
     PARE_TRY_DONE(pare__calloc((size_t)count, sizeof *threads, &threads));
+    PARE_TRY_DONE(pare__calloc((size_t)s.ahead, sizeof *s.ring, &s.ring));
     run_workers(&s, workers, threads, count);
     (void)pare_memory_now();
     if (s.failed_item < job->items)
@@ -200,6 +297,7 @@ pare_status pare_sched_run(pare_sched *sched, const pare_job *job)
     if (sched->options.progress.update)
         sched->options.progress.update(sched->options.progress.user, job->name, s.total, s.total);
 done:
+    free(s.ring);
     free(threads);
     free(workers);
     pthread_cond_destroy(&s.changed);
@@ -239,4 +337,9 @@ void pare_sched_free(pare_sched **sched)
 int pare_sched_threads(const pare_sched *sched)
 {
     return sched->threads;
+}
+
+int64_t pare_sched_budget(const pare_sched *sched)
+{
+    return sched->options.budget;
 }

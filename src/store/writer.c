@@ -140,7 +140,8 @@ static pare_status lay_out(pare_writer *writer, const pare_writer_options *optio
     PARE_TRY(add_slots(writer, options));
     /* A native file's entries know their schemes: its config says nothing about them. */
     size_t described = pare__is_native(writer->format) ? 0 : writer->slot_count;
-    PARE_TRY(pare__hf_config_write(options->source ? options->source->config : NULL, writer->slots,
+    const char *config = options->source ? options->source->config : NULL;
+    PARE_TRY(pare__hf_config_write(options->config ? options->config : config, writer->slots,
                                    described, &writer->config, &writer->quantization_config));
     return writer->format->layout(writer);
 }

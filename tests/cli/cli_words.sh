@@ -37,7 +37,7 @@ refuse 2 'w4g48|48' "$PARE" quantize good.safetensors -o out --method rtn --sche
 
 # Words of the contract that are still to come.
 for later in 'distill --teacher good.safetensors --student good.safetensors -o out' \
-    'train good.safetensors -o out' 'eval good.safetensors' 'sweep x.yaml -o out' 'bench' \
+    'sweep x.yaml -o out' 'bench' 'prune good.safetensors -o out --sparsity 0.5 --data x.npy' \
     'quantize good.safetensors -o out --method rtn --scheme q4_0' \
     'quantize good.safetensors -o out --method gptq --scheme w4' \
     'quantize good.safetensors -o out --method rtn --scheme w4 --scale kl' \

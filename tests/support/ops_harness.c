@@ -4,6 +4,8 @@
 
 #include "base/half.h"
 
+#include <math.h>
+
 #define GUARD 64
 #define MAX_BACKENDS 8
 #define MAX_BLOCKS 32
@@ -226,6 +228,21 @@ static instance make_instance(const void *args, size_t args_size, const ops_outp
     return in;
 }
 
+/* The inputs that outputs take the place of move to where these are. */
+static void join_in_place(instance *in, const ops_output *outs)
+{
+    for (int i = 0; outs[i].align != 0; i++) {
+        if (!outs[i].in_place)
+            continue;
+        uint8_t *at = (uint8_t *)in->args + outs[i].input;
+        const void *start;
+        memcpy(&start, at, sizeof start);
+        if (outs[i].bytes > 0)
+            memcpy(in->data[i], start, outs[i].bytes);
+        memcpy(at, &in->data[i], sizeof in->data[i]);
+    }
+}
+
 static void free_instance(instance *in, const ops_output *outs)
 {
     for (int i = 0; outs[i].align != 0; i++)
@@ -245,20 +262,106 @@ static void check_guards(const instance *in, const ops_output *outs, const char 
         }
 }
 
+static void compare_bytes(const instance *got, const instance *want, const ops_output *outs, int i,
+                          const char *what)
+{
+    for (size_t j = 0; j < outs[i].bytes; j++)
+        if (got->data[i][j] != want->data[i][j])
+            fail_msg("%s: output %d differs from the oracle at byte %zu of %zu: %#x, not %#x", what,
+                     i, j, outs[i].bytes, got->data[i][j], want->data[i][j]);
+}
+
+/* Root of the mean square of what is finite. */
+static double rms(const void *data, pare_dtype dtype, int64_t n)
+{
+    double sum = 0;
+    int64_t count = 0;
+    for (int64_t j = 0; j < n; j++) {
+        double x = oracle_value(data, dtype, j);
+        if (isfinite(x)) {
+            sum += x * x;
+            count++;
+        }
+    }
+    return count > 0 ? sqrt(sum / (double)count) : 0;
+}
+
+/* How far a is from b in units of what is allowed: 0 for equal numbers and for two NaNs, Inf for
+ * one NaN or Inf. */
+static double deviation(double a, double b, double tolerance, double scale)
+{
+    if (a == b || (isnan(a) && isnan(b)))
+        return 0;
+    if (!isfinite(a) || !isfinite(b))
+        return (double)INFINITY;
+    return fabs(a - b) / (tolerance * (fabs(b) + scale));
+}
+
+static void compare_numbers(const instance *got, const instance *want, const ops_output *outs,
+                            int i, const char *what)
+{
+    const ops_output *out = &outs[i];
+    int64_t n = (int64_t)(out->bytes / out->align), at = 0, wrong = 0;
+    double tolerance = out->tolerance + (out->dtype == PARE_BF16 ? 0x1p-8 : 0);
+    double scale = rms(want->data[i], out->dtype, n), most = 0;
+    assert_true(out->align == (out->dtype == PARE_BF16 ? 2 : 4)); /* an output's dtype is its own */
+    for (int64_t j = 0; j < n; j++) {
+        double d = deviation(oracle_value(got->data[i], out->dtype, j),
+                             oracle_value(want->data[i], out->dtype, j), tolerance, scale);
+        wrong += d > 1;
+        at = d > most ? j : at;
+        most = d > most ? d : most;
+    }
+    if (wrong > 0)
+        fail_msg("%s: output %d: %lld of %lld elements are off; the worst, %lld, is %.9g, not "
+                 "%.9g: %.3g times the allowed deviation (RMS of the oracle's output %.3g)",
+                 what, i, (long long)wrong, (long long)n, (long long)at,
+                 oracle_value(got->data[i], out->dtype, at),
+                 oracle_value(want->data[i], out->dtype, at), most, scale);
+}
+
 static void compare(const instance *got, const instance *want, const ops_output *outs,
                     const char *what)
 {
     for (int i = 0; outs[i].align != 0; i++)
+        if (outs[i].tolerance > 0)
+            compare_numbers(got, want, outs, i, what);
+        else
+            compare_bytes(got, want, outs, i, what);
+}
+
+/* oneDNN cuts its work by the number of threads. */
+static bool depends_on_threads(pare_op op)
+{
+    return op == PARE_OP_gemm || op == PARE_OP_conv || op == PARE_OP_conv_grad_x ||
+           op == PARE_OP_conv_grad_w;
+}
+
+/* The same instruction set gives the same bytes with one thread and with three. */
+static void compare_threads(const instance *one, const instance *three, const ops_output *outs,
+                            const char *what)
+{
+    for (int i = 0; outs[i].align != 0; i++)
         for (size_t j = 0; j < outs[i].bytes; j++)
-            if (got->data[i][j] != want->data[i][j])
-                fail_msg("%s: output %d differs from the oracle at byte %zu of %zu: %#x, not %#x",
-                         what, i, j, outs[i].bytes, got->data[i][j], want->data[i][j]);
+            if (one->data[i][j] != three->data[i][j])
+                fail_msg("%s: output %d depends on the number of threads: at byte %zu of %zu "
+                         "1 thread gives %#x, 3 give %#x",
+                         what, i, j, outs[i].bytes, one->data[i][j], three->data[i][j]);
 }
 
 static const char *describe(const pare_backend *be, pare_op op, char *text, size_t size)
 {
     snprintf(text, size, "%s on %s", pare_op_name(op), pare_backend_name(be));
     return text;
+}
+
+static void call_backend(pare_backend *be, pare_op op, instance *got, const ops_output *outs,
+                         const char *what)
+{
+    pare_status status = calls[op].op(be, got->args);
+    if (status != PARE_OK)
+        fail_msg("%s: %s: %s", what, pare_status_name(status), pare_last_error());
+    check_guards(got, outs, what);
 }
 
 void ops_expect(ops_run *run, pare_op op, const void *args, size_t args_size,
@@ -268,16 +371,19 @@ void ops_expect(ops_run *run, pare_op op, const void *args, size_t args_size,
     instance want = make_instance(args, args_size, outs, 0);
     calls[op].oracle(want.args);
     check_guards(&want, outs, "oracle");
-    for (int b = 0; run->backends[b]; b++) {
-        pare_backend *be = run->backends[b];
-        instance got = make_instance(args, args_size, outs, (size_t)(b % 4));
-        describe(be, op, what, sizeof what);
-        pare_status status = calls[op].op(be, got.args);
-        if (status != PARE_OK)
-            fail_msg("%s: %s: %s", what, pare_status_name(status), pare_last_error());
-        check_guards(&got, outs, what);
-        compare(&got, &want, outs, what);
-        free_instance(&got, outs);
+    for (int b = 0; run->backends[b]; b += 2) { /* with one thread, with three */
+        instance got[2];
+        describe(run->backends[b], op, what, sizeof what);
+        for (int t = 0; t < 2; t++) {
+            got[t] = make_instance(args, args_size, outs, (size_t)((b + t) % 4));
+            join_in_place(&got[t], outs);
+            call_backend(run->backends[b + t], op, &got[t], outs, what);
+            compare(&got[t], &want, outs, what);
+        }
+        if (!depends_on_threads(op))
+            compare_threads(&got[0], &got[1], outs, what);
+        free_instance(&got[0], outs);
+        free_instance(&got[1], outs);
     }
     free_instance(&want, outs);
 }

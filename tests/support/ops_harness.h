@@ -2,7 +2,7 @@
  *
  * A case is an argument struct whose inputs are filled in, and a list of its outputs. The harness
  * gives the oracle and each backend outputs of their own, between sentinels, and compares all
- * bytes.
+ * bytes, or numbers within a tolerance.
  */
 #ifndef OPS_HARNESS_H
 #define OPS_HARNESS_H
@@ -13,7 +13,7 @@
 
 #include <stdbool.h>
 
-#define OPS_MAX_OUTPUTS 4
+#define OPS_MAX_OUTPUTS 8
 
 /* An output of a case: where its pointer is in the argument struct, its bytes, the alignment of its
  * elements. */
@@ -21,6 +21,14 @@ typedef struct ops_output {
     size_t pointer; /* offsetof(pare_pack_args, words.data) */
     size_t bytes, align;
     bool keeps; /* the op reads it too: starts from what the case's pointer shows */
+    /* Above 0: compared as floats of `dtype` and not as bytes: |a − b| ≤ tolerance·(|b| + the RMS
+     * of the oracle's output), a BF16 output having 2^-8 on top; NaN only equals NaN, Inf itself.
+     */
+    double tolerance;
+    pare_dtype dtype;
+    /* The backends (not the oracle) get it in the place of an input of as many bytes. */
+    bool in_place;
+    size_t input; /* offsetof(pare_act_args, x.data) */
 } ops_output;
 
 /* What the floats of an input are like. */
@@ -57,8 +65,8 @@ uint32_t *ops_keys(ops_run *run, int64_t n, size_t shift);
 /* A random mask [rows, ceil(cols/8)], ones with probability of/256, padding clear. */
 uint8_t *ops_mask(ops_run *run, int64_t rows, int64_t cols, int of, size_t shift);
 
-/* Compares the op on every backend with its oracle. args is a pare_<op>_args; outs ends with a zero
- * row. */
+/* Compares the op on every backend with its oracle, and with one thread and three with itself.
+ * args is a pare_<op>_args; outs ends with a zero row. */
 void ops_expect(ops_run *run, pare_op op, const void *args, size_t args_size,
                 const ops_output *outs);
 

@@ -35,7 +35,7 @@ static pare_status begin(void *user, int worker, int64_t item)
     if (item % 7 == 0)
         usleep(200);
     if (s->cancel_at && item == s->cancel_at)
-        s->cancel = 1;
+        __atomic_store_n(&s->cancel, 1, __ATOMIC_RELAXED);
     return PARE_OK;
 }
 

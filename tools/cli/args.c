@@ -14,6 +14,7 @@
 #define MAX_LATER 64
 #define MAX_WORD 64
 #define MAX_THREADS 4096
+#define MAX_WHOLE ((uint64_t)1 << 53)
 #define MAX_CANDIDATES 128
 
 struct parser {
@@ -156,6 +157,8 @@ static int parse_value(struct parser *p, enum option_id id, const char *text)
     case KIND_GLOB:
         if (id == OPT_INCLUDE)
             choice->include[choice->includes++] = (char *)(uintptr_t)text;
+        else if (id == OPT_FREEZE)
+            p->args->freeze[p->args->freezes++] = (char *)(uintptr_t)text;
         else
             choice->exclude[choice->excludes++] = (char *)(uintptr_t)text;
         break;
@@ -178,6 +181,13 @@ static int parse_value(struct parser *p, enum option_id id, const char *text)
                         "--%s: \"%s\" is not a size above 0, such as 500M or 2G (K, M, G, T: "
                         "powers of 1024)",
                         row->name, text);
+        break;
+    case KIND_COUNT:
+    case KIND_INDEX:
+        if (!parse_whole(text, &whole) || whole > MAX_WHOLE || (row->kind == KIND_COUNT && !whole))
+            return fail(p, "--%s: \"%s\" is not a whole number from %d up", row->name, text,
+                        row->kind == KIND_COUNT);
+        v->whole = (int64_t)whole;
         break;
     case KIND_FRACTION:
         return parse_fraction(p, row->name, text, &v->real);
@@ -267,6 +277,14 @@ static int fail_unknown(struct parser *p)
                 p->unknown, command ? command->name : "", command ? " " : "");
 }
 
+static bool is_later(const char *option, const char *command)
+{
+    for (const struct word_row *row = later_rows; row->name; row++)
+        if (named_in(command, row->name) && named_in(option, row->text))
+            return true;
+    return false;
+}
+
 static int check_options(struct parser *p)
 {
     const struct command_row *command = p->args->command;
@@ -279,6 +297,8 @@ static int check_options(struct parser *p)
             continue;
         if (!command)
             return fail(p, "--%s needs a command: one of %s", name, commands);
+        if (is_later(name, command->name))
+            return fail(p, "%s --%s is not in this version", command->name, name);
         if (*commands)
             return fail(p, "%s takes no --%s, which belongs to: %s", command->name, name, commands);
         return fail(p, "--%s goes without a command: pare --%s", name, name);
@@ -332,7 +352,8 @@ int args_parse(int argc, char **argv, struct args *args, char *error, size_t err
     *args = (struct args){0};
     args->choice.include = calloc((size_t)argc + 1, sizeof(char *));
     args->choice.exclude = calloc((size_t)argc + 1, sizeof(char *));
-    if (!args->choice.include || !args->choice.exclude) {
+    args->freeze = calloc((size_t)argc + 1, sizeof(char *));
+    if (!args->choice.include || !args->choice.exclude || !args->freeze) {
         fail(&p, "out of memory");
         return 4;
     }
@@ -352,5 +373,7 @@ void args_free(struct args *args)
 {
     free(args->choice.include);
     free(args->choice.exclude);
+    free(args->freeze);
+    args->freeze = NULL;
     args->choice = (pare_choice){0};
 }

@@ -11,7 +11,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* ---- the table (commands.c) ------------------------------------------------------------------ */
+/* ---- the table (options.c, commands.c)
+ * ------------------------------------------------------------------ */
 
 enum option_id {
     OPT_OUTPUT,
@@ -26,6 +27,48 @@ enum option_id {
     OPT_STATS,
     OPT_PER_TENSOR,
     OPT_TOLERANCE,
+    OPT_ARCH,
+    OPT_MEAN,
+    OPT_STD,
+    OPT_DATA,
+    OPT_EVAL_DATA,
+    OPT_LABELS,
+    OPT_EVAL_LABELS,
+    OPT_SEQ_LEN,
+    OPT_STRIDE,
+    OPT_PAD_ID,
+    OPT_BOS_ID,
+    OPT_SAMPLES,
+    OPT_SKIP,
+    OPT_SHUFFLE,
+    OPT_METRIC,
+    OPT_AGAINST,
+    OPT_OUTPUTS,
+    OPT_BATCH,
+    OPT_PRECISION,
+    OPT_STEPS,
+    OPT_EPOCHS,
+    OPT_ACCUMULATE,
+    OPT_OPTIMIZER,
+    OPT_LR,
+    OPT_SCHEDULE,
+    OPT_WARMUP,
+    OPT_FINAL_LR,
+    OPT_MILESTONES,
+    OPT_GAMMA,
+    OPT_MOMENTUM,
+    OPT_NESTEROV,
+    OPT_BETAS,
+    OPT_WEIGHT_DECAY,
+    OPT_CLIP,
+    OPT_LABEL_SMOOTHING,
+    OPT_EMA,
+    OPT_CROP,
+    OPT_FLIP,
+    OPT_MIXUP,
+    OPT_FREEZE,
+    OPT_NO_MASKS,
+    OPT_SAVE_EVERY,
     OPT_INCLUDE,
     OPT_EXCLUDE,
     OPT_PLAN,
@@ -58,6 +101,8 @@ enum option_kind {
     KIND_SIZE,     /* bytes above 0 */
     KIND_FRACTION, /* 0..1 */
     KIND_BOUND,    /* a number from 0 up */
+    KIND_COUNT,    /* a whole number from 1 up */
+    KIND_INDEX,    /* a whole number from 0 up */
 };
 
 struct option_row {
@@ -72,7 +117,8 @@ struct option_row {
 
 extern const struct option_row option_rows[OPTIONS];
 
-/* Options of the manual that are still to come. */
+/* Options of the manual that are still to come; and those that some commands (name) are to take in
+ * a version to come (text), name NULL after the last. */
 extern const char *const later_options[];
 
 struct args;
@@ -95,12 +141,16 @@ struct word_row {
     const char *name, *text;
 };
 
+extern const struct word_row later_rows[];
 extern const struct word_row word_rows[]; /* name NULL ends it */
 extern const struct word_row exit_rows[]; /* "0" … and what it means */
 
 /* A section of the manual: "## " title, then paragraphs; lines that begin with four blanks are kept
  * as they are. */
 extern const struct word_row manual_rows[];
+
+/* Whether a name is in a list between blanks. */
+bool named_in(const char *name, const char *list);
 
 /* Whether an option belongs to a command; command NULL: to the program itself. */
 bool option_applies(enum option_id id, const struct command_row *command);
@@ -110,7 +160,7 @@ bool option_applies(enum option_id id, const struct command_row *command);
 struct option_value {
     bool given;
     const char *text; /* as typed; the last one counts */
-    int64_t whole;    /* THREADS, SIZE */
+    int64_t whole;    /* THREADS, SIZE, COUNT, INDEX */
     uint64_t seed;
     double real; /* FRACTION, BOUND */
 };
@@ -120,6 +170,8 @@ struct args {
     const char *operand[2];
     struct option_value value[OPTIONS];
     pare_choice choice; /* --include, --exclude: pointers into argv */
+    char **freeze;      /* [freezes], --freeze: likewise */
+    size_t freezes;
 };
 
 /* Reads a command line. 0, or an exit code with the sentence in error. Free with args_free either
@@ -171,6 +223,8 @@ int cmd_convert(const struct args *args);
 int cmd_compare(const struct args *args);
 int cmd_report(const struct args *args);
 int cmd_devices(const struct args *args);
+int cmd_train(const struct args *args);
+int cmd_eval(const struct args *args);
 
 /* Plans or does a recipe (cmd_run.c), showing the report; takes the recipe over. */
 int do_recipe(const struct args *args, pare_recipe *recipe, bool plan);

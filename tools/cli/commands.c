@@ -1,98 +1,6 @@
-/* commands.c - the one table of options and commands. Parsing, --help, docs/cli.md, the man page
- * and shell completion are made from it. */
+/* commands.c - the one table of commands; options.c has their options. Parsing, --help,
+ * docs/cli.md, the man page and shell completion are made from them. */
 #include "cli.h"
-
-#include <string.h>
-
-const struct option_row option_rows[OPTIONS] = {
-    [OPT_OUTPUT] = {"output", 'o', "OUT", KIND_TEXT, "run plan prune quantize convert report", "@",
-                    "where the result goes; its ending decides the container (see OUT); of "
-                    "`report`: a .json or .txt file"},
-    [OPT_METHOD] = {"method", 0, "NAME", KIND_TEXT, "prune quantize", NULL,
-                    "how weights are scored or rounded: `magnitude` (default) or `random` to "
-                    "prune, `rtn` (default) to quantize"},
-    [OPT_SPARSITY] = {"sparsity", 0, "FRACTION", KIND_FRACTION, "prune", NULL,
-                      "share of the weights to remove, 0 to 1; needed for `unstructured` and "
-                      "`block`, no default; an N:M pattern has its own"},
-    [OPT_PATTERN] = {"pattern", 0, "PATTERN", KIND_TEXT, "prune",
-                     "unstructured 2:4 4:8 block:16x16",
-                     "the shape in which weights go; default `unstructured`"},
-    [OPT_SCOPE] = {"scope", 0, "global|layer", KIND_TEXT, "prune", "global layer",
-                   "one threshold over all chosen tensors, or one for each; default `global`; an "
-                   "N:M pattern needs none"},
-    [OPT_SCHEME] = {"scheme", 0, "SCHEME", KIND_TEXT, "quantize",
-                    "w8 w4 w4g128 w4g128z w3g128 w8a8 fp8 nf4 nf4d",
-                    "bits, scales and zero points; no default"},
-    [OPT_SCALE] = {"scale", 0, "absmax|mse", KIND_TEXT, "quantize", "absmax mse",
-                   "how a scale is found: from the largest magnitude, or by the lowest squared "
-                   "error among 81 smaller ones; default `absmax`"},
-    [OPT_TO] = {"to", 0, "FORMAT", KIND_TEXT, "prune quantize convert",
-                "dense int-quantized sparse-bitmask nf4",
-                "how tensors are stored: `dense` decodes everything, `int-quantized` keeps 8-bit "
-                "codes as bytes, `sparse-bitmask` keeps pruned tensors as bits and values, `nf4` "
-                "as bitsandbytes does; default: what the values need (compressed-tensors)"},
-    [OPT_MAX_SHARD_SIZE] =
-        {"max-shard-size", 0, "SIZE", KIND_SIZE, "prune quantize convert", NULL,
-         "largest .safetensors file of a Hugging Face directory, in bytes; default 5G"},
-    [OPT_STATS] = {"stats", 0, NULL, KIND_FLAG, "inspect", NULL,
-                   "read all values too: zeros, least, greatest, mean, RMS, NaN and Inf of every "
-                   "tensor; default off"},
-    [OPT_PER_TENSOR] = {"per-tensor", 0, NULL, KIND_FLAG, "compare", NULL,
-                        "list every tensor, not only the whole; default off"},
-    [OPT_TOLERANCE] = {"tolerance", 0, "X", KIND_BOUND, "compare", NULL,
-                       "largest |a - b| that still passes, in the values' own unit; default: "
-                       "values may differ, only missing tensors and other shapes count"},
-    [OPT_INCLUDE] =
-        {"include", 0, "GLOB", KIND_GLOB, "inspect plan run prune quantize compare", NULL,
-         "work on tensors whose name matches, also where their role would leave them "
-         "alone; `inspect` and `compare`: look at these only; repeatable; default: by role, "
-         "or all"},
-    [OPT_EXCLUDE] = {"exclude", 0, "GLOB", KIND_GLOB, "inspect plan run prune quantize compare",
-                     NULL, "leave tensors alone whose name matches; repeatable; default none"},
-    [OPT_PLAN] = {"plan", 0, NULL, KIND_FLAG, NULL, NULL,
-                  "say what would be read, written, needed and taken, and do nothing; default off"},
-    [OPT_DEVICE] =
-        {"device", 0, "NAME", KIND_TEXT, NULL, "auto cpu",
-         "`auto`, `cpu`, `cuda` or `cuda:N`; default `auto`; this version has the CPU only"},
-    [OPT_THREADS] = {"threads", 0, "N", KIND_THREADS, NULL, NULL,
-                     "threads to work with, 1 to 4096; default: every processor this process may "
-                     "use; results do not depend on it"},
-    [OPT_MEMORY] = {"memory", 0, "SIZE", KIND_SIZE, NULL, NULL,
-                    "host memory budget in bytes; default: 256M and twice the largest tensor; "
-                    "results do not depend on it"},
-    [OPT_SEED] = {"seed", 0, "N", KIND_SEED, NULL, NULL,
-                  "seed of everything random, 0 to 2^64 - 1; default 0, or the recipe's"},
-    [OPT_JSON] = {"json", 0, NULL, KIND_FLAG, NULL, NULL,
-                  "the result on stdout as JSON; default: text"},
-    [OPT_QUIET] = {"quiet", 'q', NULL, KIND_FLAG, NULL, NULL,
-                   "no progress and no remarks on stderr, errors only; default off"},
-    [OPT_VERBOSE] =
-        {"verbose", 'v', NULL, KIND_FLAG, NULL, NULL,
-         "more remarks on stderr, and with an error the functions it went through; default off"},
-    [OPT_TRACE] = {"trace", 0, "FILE", KIND_TEXT, NULL, "@",
-                   "write a timeline for Perfetto or chrome://tracing; default none"},
-    [OPT_SYNC] =
-        {"sync", 0, NULL, KIND_FLAG, NULL, NULL,
-         "flush to the disk after every tensor, against power cuts; default: once, at the end"},
-    [OPT_STRICT] = {"strict", 0, NULL, KIND_FLAG, NULL, NULL,
-                    "a scheme or pattern that does not fit a layer is an error; default: the "
-                    "layer falls back, and the report says so"},
-    [OPT_OVERWRITE] =
-        {"overwrite", 0, NULL, KIND_FLAG, NULL, NULL,
-         "replace an output that exists, drop a part that another run left; default: refuse"},
-    [OPT_HELP] = {"help", 'h', NULL, KIND_FLAG, NULL, NULL, "show this help"},
-    [OPT_VERSION] = {"version", 'V', NULL, KIND_FLAG, "", NULL, "show the version"},
-    [OPT_MARKDOWN] = {"markdown", 0, NULL, KIND_FLAG, "", NULL, "print this manual as Markdown"},
-    [OPT_MAN] = {"man", 0, NULL, KIND_FLAG, "", NULL, "print this manual as a man page"},
-    [OPT_COMPLETION] = {"completion", 0, "SHELL", KIND_TEXT, "", "bash zsh fish",
-                        "print the completion script of `bash`, `zsh` or `fish`"},
-};
-
-const char *const later_options[] = {
-    "arch",    "mean",    "std",        "data",   "samples",     "seq-len",  "skip",
-    "shuffle", "labels",  "pad-id",     "bos-id", "teacher",     "student",  "init",
-    "loss",    "steps",   "batch",      "lr",     "temperature", "schedule", "warmup",
-    "metric",  "against", "save-every", "op",     NULL};
 
 const struct command_row command_rows[] = {
     {"inspect", "CKPT", 1, "[--stats]",
@@ -129,8 +37,29 @@ const struct command_row command_rows[] = {
      "pare quantize sparse.h5 -o small.h5 --scheme w4g128z --scale mse",
      cmd_quantize},
     {"distill", "", 0, "", "train a student to imitate a teacher", NULL, NULL, NULL},
-    {"train", "", 0, "", "supervised training and fine-tuning", NULL, NULL, NULL},
-    {"eval", "", 0, "", "perplexity, accuracy and the like on data", NULL, NULL, NULL},
+    {"train", "CKPT|ARCH", 1, "--data DATA -o OUT (--epochs X | --steps N) [--lr X] [--batch B]",
+     "supervised training and fine-tuning",
+     "Learns from labelled images or rows of tokens, or from the next token of a text, and writes "
+     "the model in the container that OUT names, in the source's dtypes. ARCH starts from random "
+     "values of --seed. Weights that were pruned stay exactly zero.\n\n"
+     "OUT.train.h5 holds the state while it runs. A run that was stopped or killed continues when "
+     "the same command is given again, on as many threads and the same instruction set, and ends "
+     "with the same bytes. A loss that becomes NaN stops with the step and the first bad tensor.",
+     "pare train resnet20-cifar:in=1,size=28 --data /usr/share/datasets/fashion-mnist#train "
+     "--epochs 5 --lr 0.1 --momentum 0.9 --optimizer sgd -o net.h5\n"
+     "pare train pruned.h5 --data cifar/#train --crop 4 --flip --epochs 10 --lr 0.01 -o tuned.h5",
+     cmd_train},
+    {"eval", "CKPT", 1, "--data DATA [--metric LIST] [--against CKPT]",
+     "perplexity, accuracy and the like on data",
+     "Runs the model over the data and measures: `loss`, `ppl` (perplexity: e to the mean loss of "
+     "the next token over consecutive windows, or overlapping ones with --stride), `top1`, `top5`, "
+     "and against another checkpoint `kld` (mean KL divergence of its distribution from the "
+     "other's, with the share of equal top choices) and `cosine` (of embeddings or logits).",
+     "pare eval model/ --data wiki.npy --seq-len 2048\n"
+     "pare eval w4/ --against model/ --data wiki.npy --metric ppl,kld\n"
+     "pare eval net.h5 --data /usr/share/datasets/fashion-mnist#test\n"
+     "pare eval resnet20.safetensors --arch resnet20-cifar --data test_batch.bin --json",
+     cmd_eval},
     {"compare", "A B", 2, "[--per-tensor] [--tolerance X]",
      "max, RMS, SQNR, cosine of the difference of two checkpoints",
      "Compares the decoded values of two checkpoints of any format, tensor by tensor. Exit code "
@@ -155,17 +84,3 @@ const struct command_row command_rows[] = {
      "pare devices\nPARE_ISA=base pare devices", cmd_devices},
     {NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL},
 };
-
-bool option_applies(enum option_id id, const struct command_row *command)
-{
-    const char *commands = option_rows[id].commands;
-    if (!commands)
-        return true;
-    if (!command)
-        return !*commands;
-    size_t length = strlen(command->name);
-    for (const char *at = commands; (at = strstr(at, command->name)); at += length)
-        if ((at == commands || at[-1] == ' ') && (at[length] == ' ' || !at[length]))
-            return true;
-    return false;
-}

@@ -12,7 +12,7 @@
 
 #define TTY_SECONDS 0.1
 #define PIPE_SECONDS 10.0
-#define LINE 160
+#define LINE 256
 
 /* The one thing a signal handler can reach. */
 static volatile int stopped;
@@ -30,6 +30,7 @@ struct progress {
     char phase[48];
     double phase_begin, first_done; /* of this phase */
     double last;                    /* when something was shown */
+    char note[160];                 /* what stands in the place of bytes a second, or "" */
 };
 
 static double now(void)
@@ -78,6 +79,11 @@ static void progress_text(const struct progress *p, double done, double total, c
     double elapsed = now() - p->phase_begin, moved = done - p->first_done;
     double speed = elapsed > 0.05 && moved > 0 ? moved / elapsed : 0;
     int percent = total > 0 ? (int)(100 * done / total) : 100;
+    if (p->note[0]) {
+        snprintf(line, size, "%s %d %%, %s, memory %s", p->phase, percent, p->note,
+                 size_text((double)pare_memory_peak(), memory, sizeof memory));
+        return;
+    }
     size_t at = (size_t)snprintf(line, size, "%s %d %%", p->phase, percent);
     if (speed > 0 && at < size)
         at += (size_t)snprintf(line + at, size - at, ", %s/s", size_text(speed, rate, sizeof rate));
@@ -97,6 +103,7 @@ static void on_progress(void *user, const char *phase, double done, double total
     double time = now();
     if (strncmp(p->phase, phase, sizeof p->phase - 1) != 0) {
         snprintf(p->phase, sizeof p->phase, "%s", phase);
+        p->note[0] = '\0';
         p->phase_begin = time;
         p->first_done = done;
     }
@@ -114,6 +121,14 @@ static void on_progress(void *user, const char *phase, double done, double total
             fprintf(stderr, "pare: %s\n", line);
         fflush(stderr);
     }
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void on_note(void *user, const char *text)
+{
+    struct progress *p = user;
+    pthread_mutex_lock(&p->lock);
+    snprintf(p->note, sizeof p->note, "%s", text);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -166,7 +181,7 @@ int session_begin(const struct args *args, struct session *session)
         .look = args->choice,
     };
     if (!v[OPT_QUIET].given) {
-        session->options.progress = (pare_progress){on_progress, p};
+        session->options.progress = (pare_progress){on_progress, p, on_note};
         session->options.log = (pare_log){on_remark, p};
     }
     listen_to_signals();

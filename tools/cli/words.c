@@ -18,6 +18,16 @@ const struct word_row word_rows[] = {
     {"PATTERN", "unstructured; N:M, N of every M weights of a row stay (its sparsity is 1 - N/M); "
                 "block:RxC, blocks of R rows and C columns go together."},
     {"FORMAT", "dense, int-quantized, sparse-bitmask or nf4."},
+    {"ARCH",
+     "an architecture of a plain state dict, `NAME[:key=value,…]`: `resnet20-cifar` (32, 44, 56, "
+     "110), `resnet18`, `resnet34`, `resnet50`, `resnet8-tiny`, `vit:patch=4,dim=128,…`, "
+     "`mlp:784-256-10`, `cnn:…`. It brings its preprocessing of images; --scale, --mean and --std "
+     "override that. An .h5 remembers both."},
+    {"DATA",
+     "`[FORMAT:]PATH[#SPLIT]`, FORMAT one of tokens, cifar, idx, npy, h5 where the content does "
+     "not tell. Tokens: .npy, or raw .u16 or .u32; without labels they are cut into consecutive "
+     "windows of --seq-len predictions, with --labels into rows. Images: IDX (also gzipped), CIFAR "
+     "binary, .npy, or a folder of such files with #train or #test; #NAME of an .h5 is a dataset."},
     {"SIZE", "bytes, or with K, M, G or T behind the number: powers of 1024."},
     {"GLOB", "a pattern of the shell over a tensor's whole name; `*` also matches dots. Quote it: "
              "`'*.mlp.*'`."},
@@ -27,7 +37,8 @@ const struct word_row word_rows[] = {
 const struct word_row exit_rows[] = {
     {"0", "done"},
     {"1",
-     "the work failed (disk full, lost device), or compare found a difference past the tolerance"},
+     "the work failed (disk full, NaN loss, lost device), or compare found a difference past the "
+     "tolerance"},
     {"2", "the command line, the recipe, or an option that does not fit this model"},
     {"3", "an input file is missing, damaged or not supported"},
     {"4", "the memory budget or the device cannot hold the work"},

@@ -1,0 +1,126 @@
+/* cpu_pool.h - where the windows of a pool lie; channels a register at a time. */
+#ifndef PARE_CPU_POOL_H
+#define PARE_CPU_POOL_H
+
+#include "cpu_row.h"
+
+/* Channels in a register, and registers at a time: no element of a pool meets its neighbours, so
+ * the width is free. */
+#define CPU_PART_V (CPU_PART / 4)
+#define CPU_POOL_WIDE 4
+
+/* Elements [i, i + n) of x, at most a register of them; the others are 0. */
+CPU_INLINE cpu_part_f cpu_part_load(const void *x, pare_dtype dtype, int64_t i, int64_t n)
+{
+    cpu_part_f v;
+    cpu_part_h h;
+    if (n < CPU_PART_V)
+        return cpu_cut(cpu_vload_part(x, dtype, i, n, 0), 0);
+    if (dtype == PARE_F32) {
+        memcpy(&v, (const float *)x + i, sizeof v);
+        return v;
+    }
+    memcpy(&h, (const uint16_t *)x + i, sizeof h);
+    return (cpu_part_f)cpu_raise_halves(h);
+}
+
+CPU_INLINE void cpu_part_store(void *y, pare_dtype dtype, int64_t i, int64_t n, cpu_part_f v)
+{
+    if (n < CPU_PART_V) {
+        cpu_parts whole = {.v = cpu_splat(0)};
+        whole.f_part[0] = v;
+        cpu_vstore_part(y, dtype, i, n, whole.v);
+    } else if (dtype == PARE_F32) {
+        memcpy((float *)y + i, &v, sizeof v);
+    } else {
+        cpu_part_h h = cpu_part_to_bf16(v);
+        memcpy((uint16_t *)y + i, &h, sizeof h);
+    }
+}
+
+CPU_INLINE cpu_part_f cpu_part_pick(cpu_part_i where, cpu_part_f yes, cpu_part_f no)
+{
+    return (cpu_part_f)(((cpu_part_i)yes & where) | ((cpu_part_i)no & ~where));
+}
+
+/* Runs body(c, registers, channels in each) over C channels. */
+#define CPU_CHANNELS(C_, body_)                                                                    \
+    do {                                                                                           \
+        int64_t c_ = 0;                                                                            \
+        for (; c_ + CPU_POOL_WIDE * CPU_PART_V <= (C_); c_ += CPU_POOL_WIDE * CPU_PART_V)          \
+            body_(c_, CPU_POOL_WIDE, CPU_PART_V);                                                  \
+        for (; c_ < (C_); c_ += CPU_PART_V)                                                        \
+            body_(c_, 1, cpu_min(CPU_PART_V, (C_)-c_));                                            \
+    } while (0)
+
+/* A pool: x is the input's shape, y the output's. */
+typedef struct cpu_pool {
+    const pare_window *window;
+    int64_t H, W, C, rows, cols; /* of the input; rows, cols of the output */
+    bool count_pad;              /* of a mean */
+} cpu_pool;
+
+static inline cpu_pool cpu_pool_of(const pare_tensor *x, const pare_tensor *y,
+                                   const pare_window *window, bool count_pad)
+{
+    return (cpu_pool){.window = window,
+                      .H = x->shape[1],
+                      .W = x->shape[2],
+                      .C = x->shape[3],
+                      .rows = y->shape[1],
+                      .cols = y->shape[2],
+                      .count_pad = count_pad};
+}
+
+/* A window along one axis: of its places u the ones in [from, to) lie inside the image, at first +
+ * u·dilation. */
+typedef struct cpu_span {
+    int64_t first, from, to;
+} cpu_span;
+
+CPU_INLINE cpu_span cpu_span_of(const pare_window *w, int axis, int64_t out, int64_t n)
+{
+    int64_t d = w->dilation[axis];
+    int64_t first = out * w->stride[axis] - (axis == 0 ? w->pad_top : w->pad_left);
+    int64_t before = first < 0 ? -first : 0, after = first < n ? n - first : 0;
+    if (d > 1) {
+        before = cpu_ceil_div(before, d);
+        after = cpu_ceil_div(after, d);
+    }
+    return (cpu_span){.first = first, .from = before, .to = cpu_min(w->kernel[axis], after)};
+}
+
+CPU_INLINE int64_t cpu_span_count(const cpu_span *s)
+{
+    return s->to > s->from ? s->to - s->from : 0;
+}
+
+/* The outputs [from, to) of n whose windows may hold the input position `in`; of each, its place u
+ * is (in − first)/dilation where that is whole. `first` is unused. */
+CPU_INLINE cpu_span cpu_outputs_of(const pare_window *w, int axis, int64_t in, int64_t n)
+{
+    int64_t at = in + (axis == 0 ? w->pad_top : w->pad_left), stride = w->stride[axis];
+    int64_t reach = (int64_t)(w->kernel[axis] - 1) * w->dilation[axis];
+    return (cpu_span){.from = at <= reach ? 0 : cpu_ceil_div(at - reach, stride),
+                      .to = cpu_min(at / stride + 1, n)};
+}
+
+/* The place of the input position `in` in the window of output `out`, or −1. */
+CPU_INLINE int64_t cpu_place_in(const pare_window *w, int axis, int64_t in, int64_t out)
+{
+    int64_t d = w->dilation[axis];
+    int64_t from = in + (axis == 0 ? w->pad_top : w->pad_left) - out * w->stride[axis];
+    return d == 1 ? from : from % d == 0 ? from / d : -1;
+}
+
+/* Image rows of [B, H, W, C] that make a part of work worth a thread, where each element takes the
+ * whole window (the image at most). */
+static inline int64_t cpu_pool_grain(const pare_tensor *of, const pare_tensor *image,
+                                     const pare_window *w)
+{
+    int64_t window =
+        cpu_min(w->kernel[0], image->shape[1]) * cpu_min(w->kernel[1], image->shape[2]);
+    return cpu_row_grain(cpu_min(of->shape[2] * of->shape[3], 16384) * cpu_min(window, 16384));
+}
+
+#endif

@@ -1,0 +1,87 @@
+/* train_text.c - a training as text. */
+#include "train_text.h"
+
+#include "base/check.h"
+#include "base/text.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *schedule_name(pare_schedule schedule)
+{
+    static const char *const names[] = {"cosine", "linear", "step", "constant"};
+    return (unsigned)schedule < sizeof names / sizeof *names ? names[schedule] : "?";
+}
+
+static void add_curve(pare__text *out, const pare_curve *c)
+{
+    pare__text_add(out, "  steps: %lld\n  lr: %.17g\n  schedule: %s\n  warmup: %lld\n",
+                   (long long)c->steps, c->rate, schedule_name(c->kind), (long long)c->warmup);
+    if (c->kind == PARE_SCHEDULE_COSINE || c->kind == PARE_SCHEDULE_LINEAR)
+        pare__text_add(out, "  final_lr: %.17g\n", c->final_rate);
+    if (c->kind != PARE_SCHEDULE_STEP)
+        return;
+    pare__text_add(out, "  gamma: %.17g\n  milestones: [", c->gamma > 0 ? c->gamma : 0.1);
+    for (int i = 0; i < c->milestone_count; i++)
+        pare__text_add(out, "%s%.17g", i ? ", " : "", c->milestones[i]);
+    pare__text_add(out, "%s]\n", c->milestone_count ? "" : "0.5, 0.75");
+}
+
+static void add_optimiser(pare__text *out, const pare_train_options *o)
+{
+    if (o->optimiser == PARE_SGD)
+        pare__text_add(out, "  optimizer: sgd\n  momentum: %.17g\n  nesterov: %s\n", o->momentum,
+                       o->nesterov ? "true" : "false");
+    else
+        pare__text_add(out, "  optimizer: adamw\n  beta1: %.17g\n  beta2: %.17g\n  eps: %.17g\n",
+                       o->beta1 > 0 ? o->beta1 : 0.9, o->beta2 > 0 ? o->beta2 : 0.999,
+                       o->eps > 0 ? o->eps : 1e-8);
+    pare__text_add(out,
+                   "  weight_decay: %.17g\n  clip: %.17g\n  label_smoothing: %.17g\n  ema: %.17g\n",
+                   o->decay, o->clip, o->smoothing, o->ema);
+    for (size_t i = 0; i < o->freezes; i++)
+        pare__text_add(out, "  freeze: \"%s\"\n", o->freeze[i]);
+}
+
+static void add_data(pare__text *out, const pare_data_options *d)
+{
+    if (d->tokens)
+        pare__text_add(out, "  seq_len: %lld\n  stride: %lld\n  pad_id: %lld\n  bos_id: %lld\n",
+                       (long long)d->seq_len, (long long)d->stride, (long long)d->pad_id,
+                       (long long)d->bos_id);
+    else
+        pare__text_add(out, "  crop: %d\n  flip: %s\n  mixup: %.9g\n", d->crop,
+                       d->flip ? "true" : "false", (double)d->mixup);
+    pare__text_add(out, "  skip: %lld\n  samples: %lld\n  shuffle: %s\n", (long long)d->skip,
+                   (long long)d->samples, d->shuffle ? "true" : "false");
+}
+
+pare_status pare__train_recipe(const pare_train_job *job, const pare_train_options *train,
+                               const pare_data_options *data, char **text)
+{
+    pare__text out = {0};
+    pare__text_add(&out, "seed: %llu\ntrain:\n", (unsigned long long)train->seed);
+    if (job->model.arch)
+        pare__text_add(&out, "  arch: \"%s\"\n", job->model.arch);
+    pare__text_add(&out, "  from: %s\n  batch: %lld\n  accumulate: %lld\n",
+                   job->model.checkpoint ? "checkpoint" : "scratch", (long long)train->batch,
+                   (long long)train->accumulate);
+    add_curve(&out, &train->curve);
+    add_optimiser(&out, train);
+    pare__text_add(&out, "  precision: %s\n  keep_masks: %s\n",
+                   train->compute == PARE_BF16 ? "bf16" : "f32",
+                   job->keep_masks ? "true" : "false");
+    add_data(&out, data);
+    PARE_TRY(pare__text_take(&out, text));
+    return PARE_OK;
+}
+
+pare_status pare__train_fingerprint(const char *recipe, const char *data, int threads,
+                                    const char *backend, char **text)
+{
+    pare__text out = {0};
+    pare__text_add(&out, "%sdata: %s\nthreads: %d\nbackend: %s, %s\n", recipe, data, threads,
+                   backend, pare_cpu_dnnl());
+    PARE_TRY(pare__text_take(&out, text));
+    return PARE_OK;
+}

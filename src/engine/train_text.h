@@ -1,0 +1,16 @@
+/* train_text.h - a training as text: the normalised recipe, and what must be the same to go on. */
+#ifndef PARE_ENGINE_TRAIN_TEXT_H
+#define PARE_ENGINE_TRAIN_TEXT_H
+
+#include "pare/run.h"
+
+/* YAML with every choice that the result depends on written out; no paths, threads or budget.
+ * Caller frees. */
+pare_status pare__train_recipe(const pare_train_job *job, const pare_train_options *train,
+                               const pare_data_options *data, char **text);
+
+/* "key: value" lines: recipe, data, threads, backend. Caller frees. */
+pare_status pare__train_fingerprint(const char *recipe, const char *data, int threads,
+                                    const char *backend, char **text);
+
+#endif

@@ -1,0 +1,204 @@
+/* model.c - the life of a model: made, predicted, prepared, freed. */
+#include "rotary.h"
+
+#include <string.h>
+
+#define SCRATCH_FLOOR ((int64_t)4 << 20) /* tiles of attention, sums of norms, oneDNN's pads */
+
+static void free_activations(pare_model *m)
+{
+    pare__pages_free(m->activations, (size_t)m->activation_bytes);
+    m->activations = NULL;
+    m->prepared = m->may_backward = false;
+}
+
+void pare_model_free(pare_model **model)
+{
+    if (!model || !*model)
+        return;
+    pare_model *m = *model;
+    free_activations(m);
+    pare__pages_free(m->values_arena, (size_t)m->values_bytes);
+    pare__pages_free(m->grads_arena, (size_t)m->grads_bytes);
+    pare__pages_free(m->masks_arena, (size_t)m->masks_bytes);
+    pare__rotary_free(&m->rotary);
+    for (size_t i = 0; i < m->param_count; i++)
+        free((char *)(uintptr_t)m->params[i].name);
+    for (size_t i = 0; i < m->node_count; i++)
+        free(m->nodes[i].name);
+    free(m->buffers);
+    free(m->values);
+    free(m->nodes);
+    free(m->extra);
+    free(m->params);
+    free(m->config);
+    free(m->arch);
+    free(m);
+    *model = NULL;
+}
+
+const pare_model_facts *pare_model_facts_of(const pare_model *model)
+{
+    return &model->facts;
+}
+
+pare_model_facts *pare_model_facts_edit(pare_model *model)
+{
+    return &model->facts;
+}
+
+/* ---- plans for another shape ----------------------------------------------------------------- */
+
+static pare_status check_shape(const pare_model *m, const pare_model_shape *shape)
+{
+    PARE_REQUIRE(m && shape && m->output >= 0, PARE_ERR_ARGUMENT,
+                 "a plan needs a model that was built and a shape");
+    PARE_REQUIRE(shape->batch >= 1, PARE_ERR_ARGUMENT, "a batch of %lld is empty: take 1 or more",
+                 (long long)shape->batch);
+    PARE_REQUIRE(shape->compute == PARE_F32 || shape->compute == PARE_BF16, PARE_ERR_ARGUMENT,
+                 "a model computes in F32 or BF16, not in %s", pare_dtype_name(shape->compute));
+    int64_t most = m->facts.max_length;
+    if (!m->facts.tokens)
+        PARE_REQUIRE(shape->length == 0, PARE_ERR_ARGUMENT,
+                     "a length of %lld makes no sense for images: it must be 0",
+                     (long long)shape->length);
+    else
+        PARE_REQUIRE(shape->length >= 1 && (most <= 0 || shape->length <= most), PARE_ERR_ARGUMENT,
+                     "rows of %lld tokens do not fit the model: it takes 1 to %lld",
+                     (long long)shape->length, (long long)(most > 0 ? most : INT64_MAX));
+    return PARE_OK;
+}
+
+static pare_status copy_of(const void *items, size_t count, size_t size, void *copy /* T ** */)
+{
+    void *made;
+    PARE_TRY(pare__calloc(count, size, &made));
+    if (count > 0)
+        memcpy(made, items, count * size);
+    memcpy(copy, &made, sizeof made);
+    return PARE_OK;
+}
+
+static void free_draft(pare_model *draft)
+{
+    free(draft->buffers);
+    free(draft->values);
+    free(draft->nodes);
+}
+
+/* A plan of m for a shape in arrays of its own, so that m stays as it is whatever happens. */
+static pare_status make_draft(const pare_model *m, const pare_model_shape *shape, pare_model *draft)
+{
+    pare_status status = PARE_OK;
+    *draft = *m;
+    draft->shape = *shape;
+    draft->nodes = NULL;
+    draft->values = NULL;
+    draft->buffers = NULL;
+    draft->buffer_count = draft->buffer_capacity = 0;
+    PARE_TRY_DONE(copy_of(m->nodes, m->node_count, sizeof *m->nodes, &draft->nodes));
+    draft->node_capacity = m->node_count;
+    PARE_TRY_DONE(copy_of(m->values, m->value_count, sizeof *m->values, &draft->values));
+    draft->value_capacity = m->value_count;
+    PARE_TRY_DONE(pare__plan(draft));
+done:
+    if (status != PARE_OK)
+        free_draft(draft);
+    return status;
+}
+
+static double flops_of(const pare_model *m)
+{
+    double flops = 0;
+    for (size_t i = 0; i < m->node_count; i++)
+        if (m->nodes[i].kind->flops)
+            flops += m->nodes[i].kind->flops(m, &m->nodes[i]);
+    if (m->head >= 0)
+        flops += 2.0 * (double)pare_tensor_count(&m->values[m->output].tensor) *
+                 (double)m->params[m->head].value.shape[0];
+    return flops;
+}
+
+/* What the ops of a node take beside the arena, at most, as far as it can be told from here: of a
+ * product its operands in F32 where BF16 must be multiplied so, of a convolution its weight laid
+ * out anew (twice) and a sum of its gradient for each thread. */
+static int64_t scratch_of(const pare_model *m, const pare__node *n)
+{
+    bool conv = n->kind == &pare__node_conv;
+    if (!conv && n->kind != &pare__node_linear)
+        return 0;
+    int64_t w = pare_tensor_count(&pare__param(m, n, 0)->value), elements = 0;
+    if (m->shape.compute == PARE_BF16)
+        elements += w + pare_tensor_count(&m->values[n->input[0]].tensor) +
+                    pare_tensor_count(&m->values[n->output].tensor);
+    if (conv)
+        elements += w * (2 + (m->shape.training ? pare_cpu_count() : 0));
+    return elements * (int64_t)sizeof(float);
+}
+
+static int64_t largest_scratch(const pare_model *m)
+{
+    int64_t most = 0;
+    for (size_t i = 0; i < m->node_count; i++) {
+        int64_t bytes = scratch_of(m, &m->nodes[i]);
+        most = bytes > most ? bytes : most;
+    }
+    return most + SCRATCH_FLOOR;
+}
+
+pare_status pare_model_predict(pare_model *model, const pare_model_shape *shape,
+                               pare_model_memory *memory)
+{
+    pare_model draft;
+    PARE_REQUIRE(memory, PARE_ERR_ARGUMENT, "predict needs a place for its result");
+    PARE_TRY(check_shape(model, shape));
+    PARE_TRY(make_draft(model, shape, &draft));
+    *memory = (pare_model_memory){.activations = draft.activation_bytes +
+                                                 pare__rotary_bytes(model, shape->length),
+                                  .scratch = largest_scratch(&draft),
+                                  .flops = flops_of(&draft)};
+    pare_status status = pare__params_plan(&draft, shape->training, NULL, &memory->params,
+                                           &memory->grads, &memory->masks);
+    free_draft(&draft);
+    PARE_TRY(status);
+    return PARE_OK;
+}
+
+/* m takes over the draft's plan; what was planned before is freed. */
+static void adopt(pare_model *m, const pare_model *draft)
+{
+    free_activations(m);
+    free_draft(m);
+    m->nodes = draft->nodes;
+    m->node_capacity = draft->node_capacity;
+    m->values = draft->values;
+    m->value_capacity = draft->value_capacity;
+    m->buffers = draft->buffers;
+    m->buffer_count = draft->buffer_count;
+    m->buffer_capacity = draft->buffer_capacity;
+    m->shape = draft->shape;
+    m->batch_size = draft->batch_size;
+    m->batch_length = draft->batch_length;
+    m->output_buffer = draft->output_buffer;
+    m->output_grad_buffer = draft->output_grad_buffer;
+    m->activation_bytes = draft->activation_bytes;
+    for (size_t i = 0; i < m->value_count; i++)
+        m->values[i].tensor.data = m->values[i].grad.data = NULL;
+    m->output_f32.data = m->output_grad_f32.data = NULL;
+}
+
+pare_status pare_model_prepare(pare_model *model, pare_backend *be, const pare_model_shape *shape)
+{
+    pare_model draft;
+    PARE_REQUIRE(be, PARE_ERR_ARGUMENT, "prepare needs a backend");
+    PARE_TRY(check_shape(model, shape));
+    PARE_TRY(make_draft(model, shape, &draft));
+    adopt(model, &draft);
+    model->be = be;
+    PARE_TRY(pare__params_prepare(model, shape->training));
+    PARE_TRY(pare__pages((size_t)model->activation_bytes, &model->activations));
+    PARE_TRY(pare__rotary_prepare(model, shape->length));
+    pare__plan_bind(model);
+    model->prepared = true;
+    return PARE_OK;
+}

@@ -1,0 +1,243 @@
+/* model_load.c - a checkpoint's tensors into a model's parameters.
+ *
+ * First everything is compared: names, shapes, types; all that does not fit is one error. Then each
+ * tensor is read in pieces of some megabytes, decoded, made f32, turned where the checkpoint holds
+ * it transposed, and looked at: NaN and Inf are refused, exact zeros become a mask.
+ */
+#include "node.h"
+
+#include <string.h>
+
+#define PIECE ((int64_t)4 << 20) /* bytes of f32 read at a time, at least one row */
+#define LISTED 20                /* names in a sentence */
+
+/* ---- what does not fit ----------------------------------------------------------------------- */
+
+/* One kind of misfit: its names, as far as they are listed. */
+typedef struct misfit {
+    pare__text names;
+    int64_t count;
+} misfit;
+
+static void note(misfit *m, const char *name, const char *detail)
+{
+    if (m->count++ < LISTED)
+        pare__text_add(&m->names, "%s%s%s", m->count > 1 ? ", " : "", name, detail);
+}
+
+/* A line for a kind, if there is any of it. */
+static void add_line(pare__text *lines, misfit *m, const pare_model *model, const pare_store *store,
+                     const char *what)
+{
+    if (m->count == 0)
+        return;
+    pare__text_add(lines, "%s%s does not fit the model (%s): %lld %s %s: %s",
+                   lines->length ? "\n" : "", pare_store_path(store),
+                   model->arch ? model->arch : model->facts.family, (long long)m->count,
+                   m->count == 1 ? "tensor" : "tensors", what, m->names.data ? m->names.data : "?");
+    if (m->count > LISTED)
+        pare__text_add(lines, " and %lld more", (long long)m->count - LISTED);
+}
+
+static bool is_ignored(const pare_model *model, const char *name)
+{
+    for (const char *const *glob = model->ignored; glob && *glob; glob++)
+        if (pare__glob(*glob, name))
+            return true;
+    return false;
+}
+
+/* A parameter beside the entry of its name. */
+static void compare(const pare_model *model, int64_t index, const pare_entry *entry, misfit *m)
+{
+    int rank;
+    int64_t shape[PARE_MAX_RANK];
+    char detail[512], a[192], b[192];
+    pare_model_stored_shape(model, index, &rank, shape);
+    if (!pare_dtype_is_weight(entry->dtype)) {
+        snprintf(detail, sizeof detail, " holds %s", pare_dtype_name(entry->dtype));
+        note(m, entry->name, detail);
+    } else if (entry->rank != rank ||
+               memcmp(entry->shape, shape, (size_t)rank * sizeof *shape) != 0) {
+        snprintf(detail, sizeof detail, " is %s, not %s",
+                 pare_shape_text(entry->rank, entry->shape, a, sizeof a),
+                 pare_shape_text(rank, shape, b, sizeof b));
+        note(m, entry->name, detail);
+    }
+}
+
+static pare_status check(const pare_model *model, const pare_store *store, const int64_t *entry_of,
+                         const bool *used)
+{
+    misfit missing = {0}, extra = {0}, other = {0};
+    pare__text lines = {0};
+    char *text = NULL;
+    for (size_t i = 0; i < model->param_count; i++) {
+        if (entry_of[i] < 0)
+            note(&missing, model->params[i].name, "");
+        else
+            compare(model, (int64_t)i, pare_store_entry(store, entry_of[i]), &other);
+    }
+    for (int64_t e = 0; e < pare_store_count(store); e++) {
+        const char *name = pare_store_entry(store, e)->name;
+        if (!used[e] && !is_ignored(model, name))
+            note(&extra, name, "");
+    }
+    add_line(&lines, &missing, model, store, "missing");
+    add_line(&lines, &extra, model, store, "too much");
+    add_line(&lines, &other, model, store, "of another shape or type");
+    pare__text_free(&missing.names);
+    pare__text_free(&extra.names);
+    pare__text_free(&other.names);
+    PARE_TRY(pare__text_take(&lines, &text));
+    pare_status status = *text ? pare__error_lines(PARE_ERR_DAMAGED, __func__, text) : PARE_OK;
+    free(text);
+    return status;
+}
+
+/* ---- values ---------------------------------------------------------------------------------- */
+
+/* Memory for the pieces of one tensor after the other. */
+typedef struct pieces {
+    char *raw, *scratch;
+    float *f32;
+    size_t raw_size, scratch_size, f32_size;
+} pieces;
+
+/* Turns rows of the checkpoint, [count, out], into columns [out, in] of the value from column
+ * `first` on. */
+static void turn(const float *rows, int64_t count, int64_t first, float *value, int64_t out,
+                 int64_t in)
+{
+    enum { TILE = 16 };
+    for (int64_t o = 0; o < out; o += TILE)
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t t = o; t < out && t < o + TILE; t++)
+                value[t * in + first + i] = rows[i * out + t];
+}
+
+/* Rows [first, first + count) of an entry, decoded, to y (f32). */
+static pare_status read_f32(pare_model *model, pare_store *store, int64_t index, int64_t first,
+                            int64_t count, pieces *p, float *y)
+{
+    const pare_entry *entry = pare_store_entry(store, index);
+    int64_t n = count * entry->cols, scratch = pare_store_scratch(store, index, count);
+    bool direct = entry->dtype == PARE_F32;
+    PARE_TRY(pare__grow(&p->scratch, &p->scratch_size, (size_t)scratch + 64, 1));
+    char *aligned = p->scratch + (64 - (uintptr_t)p->scratch % 64) % 64;
+    if (!direct)
+        PARE_TRY(
+            pare__grow(&p->raw, &p->raw_size, (size_t)(n * pare_dtype_bits(entry->dtype) / 8), 1));
+    PARE_TRY(pare_store_read_values(store, model->be, index, first, count,
+                                    direct ? (void *)y : p->raw, aligned));
+    if (direct)
+        return PARE_OK;
+    return pare_cast(model->be, &(pare_cast_args){.x = pare_vector(p->raw, entry->dtype, n),
+                                                  .y = pare_vector(y, PARE_F32, n)});
+}
+
+/* One piece of a parameter; adds its exact zeros. */
+static pare_status read_piece(pare_model *model, pare_param *param, pare_store *store,
+                              int64_t index, int64_t first, int64_t count, pieces *p,
+                              int64_t *zeros)
+{
+    const pare_entry *entry = pare_store_entry(store, index);
+    float *value = param->value.data, *rows = value + first * entry->cols;
+    int64_t n = count * entry->cols;
+    pare_stats_result found;
+    if (param->transposed) {
+        PARE_TRY(pare__grow(&p->f32, &p->f32_size, (size_t)n, sizeof *p->f32));
+        rows = p->f32;
+    }
+    PARE_TRY(read_f32(model, store, index, first, count, p, rows));
+    PARE_TRY(pare_stats(model->be,
+                        &(pare_stats_args){.x = pare_vector(rows, PARE_F32, n), .result = &found}));
+    PARE_REQUIRE(found.first_bad < 0, PARE_ERR_DAMAGED, "%s: %s holds %s in row %lld, column %lld",
+                 pare_store_path(store), entry->name,
+                 rows[found.first_bad] != rows[found.first_bad] ? "NaN" : "Inf",
+                 (long long)(first + found.first_bad / entry->cols),
+                 (long long)(found.first_bad % entry->cols));
+    *zeros += found.zeros;
+    if (param->transposed)
+        turn(rows, count, first, value, entry->cols, entry->rows);
+    return PARE_OK;
+}
+
+/* Activations that the checkpoint's scheme rounds: int8 by token is what products here can do. */
+static pare_status read_activation(pare_param *param, const pare_entry *entry,
+                                   const pare_store *store)
+{
+    param->act = PARE_ACT_NONE;
+    if (entry->form != PARE_FORM_QUANT || entry->scheme.activation == PARE_ACT_NONE)
+        return PARE_OK;
+    PARE_REQUIRE(entry->scheme.activation == PARE_ACT_DYNAMIC, PARE_ERR_UNSUPPORTED,
+                 "%s: %s has static scales for its inputs, which this version does not run; "
+                 "quantize it with dynamic ones (a8d)",
+                 pare_store_path(store), entry->name);
+    PARE_REQUIRE(entry->scheme.type == PARE_QUANT_INT, PARE_ERR_UNSUPPORTED,
+                 "%s: %s has fp8 inputs, which this version does not run; take fp8 weights alone "
+                 "(fp8) or int8 (w8a8)",
+                 pare_store_path(store), entry->name);
+    param->act = PARE_ACT_DYNAMIC;
+    return PARE_OK;
+}
+
+/* Rows of a piece: whole blocks of the scheme, and about PIECE bytes of f32. */
+static int64_t piece_rows(const pare_entry *entry)
+{
+    int64_t align = pare_entry_align(entry), cols = entry->cols > 0 ? entry->cols : 1;
+    int64_t rows = PIECE / (int64_t)sizeof(float) / cols / align * align;
+    return rows > 0 ? rows : align;
+}
+
+static pare_status read_param(pare_model *model, int64_t i, pare_store *store, int64_t index,
+                              bool masks, pieces *p)
+{
+    pare_param *param = &model->params[i];
+    const pare_entry *entry = pare_store_entry(store, index);
+    int64_t zeros = 0, step = piece_rows(entry), count = entry->rows * entry->cols;
+    PARE_TRY(read_activation(param, entry, store));
+    for (int64_t first = 0; first < entry->rows && entry->cols > 0; first += step) {
+        int64_t rows = entry->rows - first < step ? entry->rows - first : step;
+        PARE_TRY(read_piece(model, param, store, index, first, rows, p, &zeros));
+    }
+    bool weight = param->role == PARE_ROLE_LINEAR || param->role == PARE_ROLE_CONV;
+    param->mask = NULL;
+    if (!masks || !weight || zeros == 0 || zeros < (count + 99) / 100)
+        return PARE_OK;
+    PARE_TRY(pare__param_mask(model, i));
+    const float *value = param->value.data;
+    for (int64_t e = 0; e < count; e++)
+        param->mask[e] = value[e] != 0;
+    return PARE_OK;
+}
+
+pare_status pare_model_load(pare_model *model, pare_store *store, bool masks)
+{
+    pare_status status = PARE_OK;
+    int64_t *entry_of = NULL;
+    bool *used = NULL;
+    pieces p = {0};
+    PARE_REQUIRE(model && store && model->prepared, PARE_ERR_ARGUMENT,
+                 "a model must be prepared before it loads values");
+    PARE_TRY_DONE(pare__calloc(model->param_count, sizeof *entry_of, &entry_of));
+    PARE_TRY_DONE(pare__calloc((size_t)pare_store_count(store), sizeof *used, &used));
+    for (size_t i = 0; i < model->param_count; i++) {
+        entry_of[i] = pare_store_find(store, model->params[i].name);
+        if (entry_of[i] >= 0)
+            used[entry_of[i]] = true;
+    }
+    PARE_TRY_DONE(check(model, store, entry_of, used));
+    for (size_t i = 0; i < model->param_count; i++) {
+        const pare_entry *entry = pare_store_entry(store, entry_of[i]);
+        pare_store_prefetch(store, entry_of[i], 0, entry->rows);
+        PARE_TRY_DONE(read_param(model, (int64_t)i, store, entry_of[i], masks, &p));
+    }
+done:
+    free(p.raw);
+    free(p.scratch);
+    free(p.f32);
+    free(used);
+    free(entry_of);
+    return status;
+}

@@ -1,0 +1,103 @@
+/* model_save.c - what a writer takes from a model: rows of parameters as the checkpoint stores
+ * them, and config.json.
+ */
+#include "arch.h"
+
+#include "base/half.h"
+
+#include <string.h>
+
+/* ---- rows ------------------------------------------------------------------------------------ */
+
+/* Element e of a value. */
+static float element(const pare_param *param, int64_t e)
+{
+    if (param->value.dtype == PARE_BF16)
+        return pare__bf16_to_f32(((const uint16_t *)param->value.data)[e]);
+    return ((const float *)param->value.data)[e];
+}
+
+pare_status pare_model_read_rows(const pare_model *model, int64_t param, int64_t first,
+                                 int64_t count, float *values)
+{
+    PARE_REQUIRE(model && param >= 0 && (size_t)param < model->param_count, PARE_ERR_ARGUMENT,
+                 "the model has no parameter %lld", (long long)param);
+    const pare_param *p = &model->params[param];
+    int rank;
+    int64_t shape[PARE_MAX_RANK], rows, cols;
+    pare_model_stored_shape(model, param, &rank, shape);
+    pare_shape_matrix(rank, shape, &rows, &cols);
+    PARE_REQUIRE(first >= 0 && count >= 0 && first <= rows && count <= rows - first,
+                 PARE_ERR_ARGUMENT, "%s has %lld rows, not %lld from row %lld on", p->name,
+                 (long long)rows, (long long)count, (long long)first);
+    PARE_REQUIRE(p->value.data || count * cols == 0, PARE_ERR_ARGUMENT,
+                 "%s has no values yet: prepare the model first", p->name);
+    if (!p->transposed && p->value.dtype == PARE_F32) {
+        if (count * cols > 0)
+            memcpy(values, (const float *)p->value.data + first * cols,
+                   (size_t)(count * cols) * sizeof *values);
+        return PARE_OK;
+    }
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t c = 0; c < cols; c++)
+            values[r * cols + c] =
+                element(p, p->transposed ? c * rows + first + r : (first + r) * cols + c);
+    return PARE_OK;
+}
+
+/* ---- config.json ----------------------------------------------------------------------------- */
+
+/* The shortest decimal that reads back as the same float; its point is one in every locale. */
+static void add_number(char **at, size_t *room, float x)
+{
+    char text[32];
+    for (int digits = 1; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)x);
+        if (strtof(text, NULL) == x)
+            break;
+    }
+    char *comma = strchr(text, ',');
+    if (comma)
+        *comma = '.';
+    int n = snprintf(*at, *room, "%s", text);
+    *at += n;
+    *room -= (size_t)n;
+}
+
+static void add_list(char **at, size_t *room, const char *key, const float *values, int64_t count)
+{
+    int n = snprintf(*at, *room, ", \"%s\": [", key);
+    *at += n;
+    *room -= (size_t)n;
+    for (int64_t i = 0; i < count; i++) {
+        n = snprintf(*at, *room, "%s", i ? ", " : "");
+        *at += n;
+        *room -= (size_t)n;
+        add_number(at, room, values[i]);
+    }
+    n = snprintf(*at, *room, "]");
+    *at += n;
+    *room -= (size_t)n;
+}
+
+/* Of --arch the text is made anew each time, because preprocessing may have been edited since; its
+ * room was taken when the model was created. The longest: six keys, nine numbers of at most 15
+ * bytes. */
+const char *pare_model_config(const pare_model *model)
+{
+    const pare_model_facts *facts = &model->facts;
+    if (!model->arch)
+        return model->config;
+    char *at = model->config;
+    size_t room = strlen(model->arch) + PARE__CONFIG_ROOM;
+    int n =
+        snprintf(at, room, "{\"pare_arch\": \"%s\", \"classes\": %lld, \"scale\": ", model->arch,
+                 (long long)facts->classes);
+    at += n;
+    room -= (size_t)n;
+    add_number(&at, &room, facts->scale);
+    add_list(&at, &room, "mean", facts->mean, facts->channels);
+    add_list(&at, &room, "std", facts->std, facts->channels);
+    snprintf(at, room, "}\n");
+    return model->config;
+}

@@ -1,0 +1,38 @@
+/* node.c - what node kinds share: views, copies, streams of random numbers. */
+#include "node.h"
+
+pare_tensor pare__rows(pare_tensor t)
+{
+    int64_t cols = t.rank > 0 ? t.shape[t.rank - 1] : 1, rows = 1;
+    for (int i = 0; i + 1 < t.rank; i++)
+        rows *= t.shape[i];
+    return pare_matrix(t.data, t.dtype, rows, cols);
+}
+
+pare_tensor pare__as_rows(pare_tensor t, int64_t rows)
+{
+    return pare_matrix(t.data, t.dtype, rows, rows > 0 ? pare_tensor_count(&t) / rows : 0);
+}
+
+pare_tensor pare__flat(pare_tensor t)
+{
+    return pare_vector(t.data, t.dtype, pare_tensor_count(&t));
+}
+
+/* Streams of one seed must differ between any two (node, step): their product counts them. */
+uint64_t pare__node_stream(const pare_model *m, const pare__node *n)
+{
+    return m->seed.step * (uint64_t)m->node_count + (uint64_t)(n - m->nodes);
+}
+
+pare_status pare__copy(const pare_model *m, pare_tensor x, pare_tensor y, bool add)
+{
+    if (add) {
+        PARE_TRY(pare_add(
+            m->be, &(pare_add_args){.a = pare__flat(y), .b = pare__flat(x), .y = pare__flat(y)}));
+        return PARE_OK;
+    }
+    if (x.data != y.data)
+        PARE_TRY(pare_cast(m->be, &(pare_cast_args){.x = pare__flat(x), .y = pare__flat(y)}));
+    return PARE_OK;
+}

@@ -1,0 +1,108 @@
+/* The gradients that losses write are derivatives of the losses. */
+#include "ops_gradient.h"
+#include "ops_harness.h"
+#include "ops_oracle.h"
+
+enum { R = 5, N = 37 };
+
+static int setup(void **state)
+{
+    *state = ops_run_make();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    ops_run_free(*state);
+    return 0;
+}
+
+/* ---- cross-entropy --------------------------------------------------------------------------- */
+
+/* Scaled sum of the rows' losses at x. */
+static double entropy_sum(const void *user, double *x)
+{
+    pare_cross_entropy_args args = *(const pare_cross_entropy_args *)user;
+    double loss[R], sum = 0;
+    args.x = pare_matrix(x, PARE_F64, R, N);
+    args.loss = pare_vector(loss, PARE_F64, R);
+    args.dx.data = args.rank.data = NULL;
+    oracle_cross_entropy(&args);
+    for (int i = 0; i < R; i++)
+        sum += loss[i];
+    return (double)args.grad_scale * sum;
+}
+
+static void expect_entropy_gradient(ops_run *run, bool two, float smoothing, bool in_place)
+{
+    static const int32_t labels[R] = {3, 0, -1, 36, 17}, labels2[R] = {3, 9, 4, 0, -1};
+    static const float mix[R] = {0.5f, 0.25f, 0.5f, 1, 0.75f};
+    float dx[R * N], loss[R], *x = ops_floats(run, OPS_NORMAL, PARE_F32, R * N, 0);
+    for (int i = 0; i < R * N; i++)
+        x[i] *= 40;
+    pare_cross_entropy_args args = {
+        .x = pare_matrix(x, PARE_F32, R, N),
+        .labels = pare_vector((void *)(uintptr_t)labels, PARE_I32, R),
+        .labels2 = pare_vector(two ? (void *)(uintptr_t)labels2 : NULL, PARE_I32, R),
+        .mix = pare_vector((void *)(uintptr_t)mix, PARE_F32, R),
+        .loss = pare_vector(loss, PARE_F32, R),
+        .dx = pare_matrix(dx, PARE_F32, R, N),
+        .smoothing = smoothing,
+        .grad_scale = 0.25f};
+    for (int b = 0; ops_backend(run, b); b++) {
+        if (in_place) {
+            memcpy(dx, x, sizeof dx);
+            args.x.data = dx;
+        }
+        assert_ok(pare_cross_entropy(ops_backend(run, b), &args));
+        ops_expect_gradient(entropy_sum, &args, x, R * N, dx, 2e-6);
+    }
+    ops_next(run);
+}
+
+static void cross_entropys_gradient_is_its_derivative(void **state)
+{
+    for (int how = 0; how < 8; how++)
+        expect_entropy_gradient(*state, how & 1, how & 2 ? 0.1f : 0, how & 4);
+}
+
+/* ---- mse ------------------------------------------------------------------------------------- */
+
+static double mse_sum(const void *user, double *x)
+{
+    pare_mse_args args = *(const pare_mse_args *)user;
+    double loss[R], sum = 0;
+    args.x = pare_matrix(x, PARE_F64, R, N);
+    args.loss = pare_vector(loss, PARE_F64, R);
+    args.dx.data = NULL;
+    oracle_mse(&args);
+    for (int i = 0; i < R; i++)
+        sum += loss[i];
+    return (double)args.grad_scale * sum;
+}
+
+static void squared_errors_gradient_is_its_derivative(void **state)
+{
+    ops_run *run = *state;
+    float dx[R * N], loss[R], *x = ops_floats(run, OPS_NORMAL, PARE_F32, R * N, 0);
+    pare_mse_args args = {
+        .x = pare_matrix(x, PARE_F32, R, N),
+        .t = pare_matrix(ops_floats(run, OPS_NORMAL, PARE_F32, R * N, 1), PARE_F32, R, N),
+        .loss = pare_vector(loss, PARE_F32, R),
+        .dx = pare_matrix(dx, PARE_F32, R, N),
+        .grad_scale = 3};
+    for (int b = 0; ops_backend(run, b); b++) {
+        assert_ok(pare_mse(ops_backend(run, b), &args));
+        ops_expect_gradient(mse_sum, &args, x, R * N, dx, 2e-6);
+    }
+    ops_next(run);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(cross_entropys_gradient_is_its_derivative),
+        cmocka_unit_test(squared_errors_gradient_is_its_derivative),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
