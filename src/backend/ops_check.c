@@ -67,6 +67,34 @@ pare_status pare__arg_matrix(const pare__arg *arg, pare_dtype dtype, int64_t row
     return PARE_OK;
 }
 
+pare_status pare__arg_shape(const pare__arg *arg, pare_dtype dtype, int rank, const int64_t *shape)
+{
+    const pare_tensor *t = arg->tensor;
+    PARE_TRY(pare__arg_sound(arg, rank, PARE__SET(dtype)));
+    bool same = true;
+    for (int i = 0; i < rank; i++)
+        same = same && t->shape[i] == shape[i];
+    char is[SHAPE_TEXT], must[SHAPE_TEXT];
+    PARE_REQUIRE(same, PARE_ERR_ARGUMENT, "%s: %s is %s; it must be %s", arg->op, arg->name,
+                 shape_of(t, is), pare_shape_text(rank, shape, must, sizeof must));
+    return PARE_OK;
+}
+
+pare_status pare__window_sound(const char *op, const pare_window *w)
+{
+    for (int i = 0; i < 2; i++)
+        PARE_REQUIRE(w->kernel[i] >= 1 && w->stride[i] >= 1 && w->dilation[i] >= 1,
+                     PARE_ERR_ARGUMENT,
+                     "%s: window has kernel %d, stride %d, dilation %d along axis %d; each must be "
+                     "1 or more",
+                     op, w->kernel[i], w->stride[i], w->dilation[i], i);
+    PARE_REQUIRE(w->pad_top >= 0 && w->pad_left >= 0 && w->pad_bottom >= 0 && w->pad_right >= 0,
+                 PARE_ERR_ARGUMENT,
+                 "%s: window pads %d, %d, %d, %d (top, left, bottom, right); none may be negative",
+                 op, w->pad_top, w->pad_left, w->pad_bottom, w->pad_right);
+    return PARE_OK;
+}
+
 static uintptr_t bytes_of(const pare_tensor *t)
 {
     return (uintptr_t)pare_tensor_count(t) * (uintptr_t)pare_dtype_bits(t->dtype) / 8;

@@ -9,6 +9,7 @@
 
 #define PARE__SET(dtype) (1u << (dtype))
 #define PARE__WEIGHTS (PARE__SET(PARE_F32) | PARE__SET(PARE_F16) | PARE__SET(PARE_BF16))
+#define PARE__ACTS (PARE__SET(PARE_F32) | PARE__SET(PARE_BF16))
 #define PARE__KEYS (PARE__SET(PARE_U32) | PARE__SET(PARE_F32))
 
 typedef struct pare__arg {
@@ -26,6 +27,12 @@ pare_status pare__arg_sound(const pare__arg *arg, int rank, unsigned dtypes);
 /* Sound, and exactly this vector or matrix. */
 pare_status pare__arg_vector(const pare__arg *arg, pare_dtype dtype, int64_t n);
 pare_status pare__arg_matrix(const pare__arg *arg, pare_dtype dtype, int64_t rows, int64_t cols);
+
+/* Sound, and of exactly this shape. */
+pare_status pare__arg_shape(const pare__arg *arg, pare_dtype dtype, int rank, const int64_t *shape);
+
+/* Kernel, stride and dilation at least 1, no pad negative. */
+pare_status pare__window_sound(const char *op, const pare_window *window);
 
 /* No byte in common; a tensor without elements has none. */
 pare_status pare__arg_apart(const pare__arg *out, const pare__arg *in);

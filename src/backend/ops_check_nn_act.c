@@ -4,8 +4,6 @@
 
 #include "base/check.h"
 
-#define ACT (PARE__SET(PARE_F32) | PARE__SET(PARE_BF16))
-
 /* As many elements as x, of one of the dtypes. */
 static pare_status check_count(const pare__arg *arg, const pare__arg *x, unsigned dtypes)
 {
@@ -37,7 +35,7 @@ static pare_status check_fn(const char *op, pare_fn fn)
 pare_status pare__check_act(const pare_act_args *args)
 {
     const pare__arg *x = PARE__ARG(act, x), *y = PARE__ARG(act, y);
-    PARE_TRY(pare__arg_sound(x, -1, ACT));
+    PARE_TRY(pare__arg_sound(x, -1, PARE__ACTS));
     PARE_TRY(check_like(y, x));
     PARE_TRY(check_fn("act", args->fn));
     return pare__arg_apart_or_same(y, x);
@@ -47,7 +45,7 @@ pare_status pare__check_act_grad(const pare_act_grad_args *args)
 {
     const pare__arg *dy = PARE__ARG(act_grad, dy), *x = PARE__ARG(act_grad, x);
     const pare__arg *dx = PARE__ARG(act_grad, dx);
-    PARE_TRY(pare__arg_sound(x, -1, ACT));
+    PARE_TRY(pare__arg_sound(x, -1, PARE__ACTS));
     PARE_TRY(check_like(dy, x));
     PARE_TRY(check_like(dx, x));
     PARE_TRY(check_fn("act_grad", args->fn));
@@ -58,7 +56,7 @@ pare_status pare__check_act_grad(const pare_act_grad_args *args)
 pare_status pare__check_glu(const pare_glu_args *args)
 {
     const pare__arg *a = PARE__ARG(glu, a), *b = PARE__ARG(glu, b), *y = PARE__ARG(glu, y);
-    PARE_TRY(pare__arg_sound(a, -1, ACT));
+    PARE_TRY(pare__arg_sound(a, -1, PARE__ACTS));
     PARE_TRY(check_like(b, a));
     PARE_TRY(check_like(y, a));
     PARE_TRY(check_fn("glu", args->fn));
@@ -71,7 +69,7 @@ pare_status pare__check_glu_grad(const pare_glu_grad_args *args)
     const pare__arg *dy = PARE__ARG(glu_grad, dy), *a = PARE__ARG(glu_grad, a);
     const pare__arg *b = PARE__ARG(glu_grad, b), *da = PARE__ARG(glu_grad, da);
     const pare__arg *db = PARE__ARG(glu_grad, db);
-    PARE_TRY(pare__arg_sound(a, -1, ACT));
+    PARE_TRY(pare__arg_sound(a, -1, PARE__ACTS));
     PARE_TRY(check_like(dy, a));
     PARE_TRY(check_like(b, a));
     PARE_TRY(check_like(da, a));
@@ -90,7 +88,7 @@ pare_status pare__check_glu_grad(const pare_glu_grad_args *args)
 
 pare_status pare__check_fill(const pare_fill_args *args)
 {
-    return pare__arg_sound(PARE__ARG(fill, y), -1, ACT);
+    return pare__arg_sound(PARE__ARG(fill, y), -1, PARE__ACTS);
 }
 
 /* In place only where the elements are as wide. */
@@ -104,9 +102,9 @@ static pare_status check_in_place(const pare__arg *y, const pare__arg *x)
 pare_status pare__check_add(const pare_add_args *args)
 {
     const pare__arg *a = PARE__ARG(add, a), *b = PARE__ARG(add, b), *y = PARE__ARG(add, y);
-    PARE_TRY(pare__arg_sound(y, -1, ACT));
-    PARE_TRY(check_count(a, y, ACT));
-    PARE_TRY(check_count(b, y, ACT));
+    PARE_TRY(pare__arg_sound(y, -1, PARE__ACTS));
+    PARE_TRY(check_count(a, y, PARE__ACTS));
+    PARE_TRY(check_count(b, y, PARE__ACTS));
     PARE_TRY(check_in_place(y, a));
     return check_in_place(y, b);
 }
@@ -115,9 +113,9 @@ pare_status pare__check_add_rows(const pare_add_rows_args *args)
 {
     const pare__arg *x = PARE__ARG(add_rows, x), *v = PARE__ARG(add_rows, v);
     const pare__arg *y = PARE__ARG(add_rows, y);
-    PARE_TRY(pare__arg_sound(x, 2, ACT));
+    PARE_TRY(pare__arg_sound(x, 2, PARE__ACTS));
     PARE_TRY(pare__arg_matrix(y, args->x.dtype, args->x.shape[0], args->x.shape[1]));
-    PARE_TRY(pare__arg_sound(v, 1, ACT));
+    PARE_TRY(pare__arg_sound(v, 1, PARE__ACTS));
     PARE_TRY(pare__arg_vector(v, args->v.dtype, args->x.shape[1]));
     PARE_TRY(pare__arg_apart(y, v));
     return pare__arg_apart_or_same(y, x);
@@ -126,7 +124,7 @@ pare_status pare__check_add_rows(const pare_add_rows_args *args)
 pare_status pare__check_dropout(const pare_dropout_args *args)
 {
     const pare__arg *x = PARE__ARG(dropout, x), *y = PARE__ARG(dropout, y);
-    PARE_TRY(pare__arg_sound(x, -1, ACT));
+    PARE_TRY(pare__arg_sound(x, -1, PARE__ACTS));
     PARE_TRY(check_like(y, x));
     PARE_REQUIRE(args->p >= 0 && args->p < 1, PARE_ERR_ARGUMENT,
                  "dropout: p is %g; it must be at least 0 and below 1", (double)args->p);
@@ -148,8 +146,8 @@ static pare_status check_columns(const pare__arg *arg, int64_t first, int64_t co
 pare_status pare__check_copy_cols(const pare_copy_cols_args *args)
 {
     const pare__arg *x = PARE__ARG(copy_cols, x), *y = PARE__ARG(copy_cols, y);
-    PARE_TRY(pare__arg_sound(x, 2, ACT));
-    PARE_TRY(pare__arg_sound(y, 2, ACT));
+    PARE_TRY(pare__arg_sound(x, 2, PARE__ACTS));
+    PARE_TRY(pare__arg_sound(y, 2, PARE__ACTS));
     char xs[192], ys[192];
     PARE_REQUIRE(args->x.shape[0] == args->y.shape[0] || args->x.shape[0] == 1, PARE_ERR_ARGUMENT,
                  "copy_cols: x is %s and y is %s; x must have as many rows, or one",
@@ -163,7 +161,7 @@ pare_status pare__check_copy_cols(const pare_copy_cols_args *args)
 pare_status pare__check_transpose(const pare_transpose_args *args)
 {
     const pare__arg *x = PARE__ARG(transpose, x), *y = PARE__ARG(transpose, y);
-    PARE_TRY(pare__arg_sound(x, 3, ACT));
+    PARE_TRY(pare__arg_sound(x, 3, PARE__ACTS));
     PARE_TRY(pare__arg_sound(y, 3, PARE__SET(args->x.dtype)));
     const int64_t *xs = args->x.shape, *ys = args->y.shape;
     char x_text[192], y_text[192];

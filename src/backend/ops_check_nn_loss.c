@@ -3,8 +3,6 @@
 
 #include "base/check.h"
 
-#define ACTS (PARE__SET(PARE_F32) | PARE__SET(PARE_BF16))
-
 /* Each of the first `outs` shares no byte with those behind it; what is absent is left out. */
 static pare_status check_apart(const pare__arg *const *args, int outs, int count)
 {
@@ -38,7 +36,7 @@ pare_status pare__check_cross_entropy(const pare_cross_entropy_args *args)
     const pare__arg *labels = PARE__ARG(cross_entropy, labels);
     const pare__arg *labels2 = PARE__ARG(cross_entropy, labels2);
     const pare__arg *mix = PARE__ARG(cross_entropy, mix);
-    PARE_TRY(pare__arg_sound(x, 2, ACTS));
+    PARE_TRY(pare__arg_sound(x, 2, PARE__ACTS));
     int64_t R = args->x.shape[0], V = args->x.shape[1];
     PARE_REQUIRE(V <= INT32_MAX, PARE_ERR_ARGUMENT,
                  "cross_entropy: x has %lld classes; labels and ranks are 32-bit", (long long)V);
@@ -63,8 +61,8 @@ pare_status pare__check_mse(const pare_mse_args *args)
 {
     const pare__arg *x = PARE__ARG(mse, x), *t = PARE__ARG(mse, t), *dx = PARE__ARG(mse, dx);
     const pare__arg *loss = PARE__ARG(mse, loss);
-    PARE_TRY(pare__arg_sound(x, 2, ACTS));
-    PARE_TRY(pare__arg_sound(t, 2, ACTS));
+    PARE_TRY(pare__arg_sound(x, 2, PARE__ACTS));
+    PARE_TRY(pare__arg_sound(t, 2, PARE__ACTS));
     PARE_TRY(pare__arg_matrix(t, args->t.dtype, args->x.shape[0], args->x.shape[1]));
     PARE_TRY(pare__arg_vector(loss, PARE_F32, args->x.shape[0]));
     PARE_TRY(check_gradient(dx, x));
@@ -77,8 +75,8 @@ pare_status pare__check_kl(const pare_kl_args *args)
 {
     const pare__arg *teacher = PARE__ARG(kl, teacher), *x = PARE__ARG(kl, x);
     const pare__arg *kl = PARE__ARG(kl, kl), *same = PARE__ARG(kl, same);
-    PARE_TRY(pare__arg_sound(x, 2, ACTS));
-    PARE_TRY(pare__arg_sound(teacher, 2, ACTS));
+    PARE_TRY(pare__arg_sound(x, 2, PARE__ACTS));
+    PARE_TRY(pare__arg_sound(teacher, 2, PARE__ACTS));
     PARE_TRY(pare__arg_matrix(teacher, args->teacher.dtype, args->x.shape[0], args->x.shape[1]));
     PARE_TRY(pare__arg_vector(kl, PARE_F32, args->x.shape[0]));
     if (args->same.data)
@@ -141,7 +139,7 @@ pare_status pare__check_ema(const pare_ema_args *args)
 pare_status pare__check_quant_rows(const pare_quant_rows_args *args)
 {
     const pare__arg *x = PARE__ARG(quant_rows, x), *y = PARE__ARG(quant_rows, y);
-    PARE_TRY(pare__arg_sound(x, 2, ACTS));
+    PARE_TRY(pare__arg_sound(x, 2, PARE__ACTS));
     PARE_TRY(pare__arg_matrix(y, args->x.dtype, args->x.shape[0], args->x.shape[1]));
     PARE_TRY(pare__arg_apart_or_same(y, x));
     return PARE_OK;

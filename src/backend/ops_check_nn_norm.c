@@ -4,13 +4,11 @@
 
 #include "base/check.h"
 
-#define ACT (PARE__SET(PARE_F32) | PARE__SET(PARE_BF16))
-
 /* F32 or BF16 with at least one axis; *rows and *cols are its matrix. */
 static pare_status check_act(const pare__arg *x, int64_t *rows, int64_t *cols)
 {
     const pare_tensor *t = x->tensor;
-    PARE_TRY(pare__arg_sound(x, -1, ACT));
+    PARE_TRY(pare__arg_sound(x, -1, PARE__ACTS));
     PARE_REQUIRE(t->rank >= 1, PARE_ERR_ARGUMENT, "%s: %s is a scalar; it must have columns", x->op,
                  x->name);
     *cols = t->shape[t->rank - 1];

@@ -3,49 +3,15 @@
 
 #include "base/check.h"
 
-#define ACTS (PARE__SET(PARE_F32) | PARE__SET(PARE_BF16))
-
-/* arg is exactly [shape[0], shape[1] …]. */
-static pare_status check_shape(const pare__arg *arg, pare_dtype dtype, int rank,
-                               const int64_t *shape)
-{
-    const pare_tensor *t = arg->tensor;
-    PARE_TRY(pare__arg_sound(arg, rank, PARE__SET(dtype)));
-    bool same = true;
-    for (int i = 0; i < rank; i++)
-        same = same && t->shape[i] == shape[i];
-    char got[192], want[192];
-    PARE_REQUIRE(same, PARE_ERR_ARGUMENT, "%s: %s is %s; it must be %s", arg->op, arg->name,
-                 pare_shape_text(rank, t->shape, got, sizeof got),
-                 pare_shape_text(rank, shape, want, sizeof want));
-    return PARE_OK;
-}
-
-/* ---- windows --------------------------------------------------------------------------------- */
-
-static pare_status check_window(const char *op, const pare_window *w)
-{
-    for (int axis = 0; axis < 2; axis++)
-        PARE_REQUIRE(w->kernel[axis] >= 1 && w->stride[axis] >= 1 && w->dilation[axis] >= 1,
-                     PARE_ERR_ARGUMENT,
-                     "%s: window axis %d has kernel %d, stride %d, dilation %d; each must be at "
-                     "least 1",
-                     op, axis, w->kernel[axis], w->stride[axis], w->dilation[axis]);
-    PARE_REQUIRE(w->pad_top >= 0 && w->pad_left >= 0 && w->pad_bottom >= 0 && w->pad_right >= 0,
-                 PARE_ERR_ARGUMENT, "%s: window pads %d, %d, %d, %d; none may be negative", op,
-                 w->pad_top, w->pad_left, w->pad_bottom, w->pad_right);
-    PARE_REQUIRE((int64_t)w->kernel[0] * w->kernel[1] <= INT32_MAX, PARE_ERR_ARGUMENT,
-                 "%s: a window of %d × %d; its places must fit 32 bits", op, w->kernel[0],
-                 w->kernel[1]);
-    return PARE_OK;
-}
-
 /* x is an image, y what the window makes of it. */
 static pare_status check_pool(const pare__arg *x, const pare__arg *y, const pare_window *window)
 {
     const pare_tensor *t = x->tensor;
-    PARE_TRY(check_window(x->op, window));
-    PARE_TRY(pare__arg_sound(x, 4, ACTS));
+    PARE_TRY(pare__window_sound(x->op, window));
+    PARE_REQUIRE((int64_t)window->kernel[0] * window->kernel[1] <= INT32_MAX, PARE_ERR_ARGUMENT,
+                 "%s: a window of %d × %d; its places must fit 32 bits", x->op, window->kernel[0],
+                 window->kernel[1]);
+    PARE_TRY(pare__arg_sound(x, 4, PARE__ACTS));
     int64_t rows = pare_window_out(window, 0, t->shape[1]);
     int64_t cols = pare_window_out(window, 1, t->shape[2]);
     char text[192];
@@ -53,14 +19,14 @@ static pare_status check_pool(const pare__arg *x, const pare__arg *y, const pare
                  "%s: the window of %d × %d (dilation %d, %d) does not fit %s %s with its pads",
                  x->op, window->kernel[0], window->kernel[1], window->dilation[0],
                  window->dilation[1], x->name, pare_shape_text(4, t->shape, text, sizeof text));
-    PARE_TRY(check_shape(y, t->dtype, 4, (int64_t[]){t->shape[0], rows, cols, t->shape[3]}));
+    PARE_TRY(pare__arg_shape(y, t->dtype, 4, (int64_t[]){t->shape[0], rows, cols, t->shape[3]}));
     PARE_TRY(pare__arg_apart(y, x));
     return PARE_OK;
 }
 
 static pare_status check_places(const pare__arg *at, const pare__arg *y)
 {
-    PARE_TRY(check_shape(at, PARE_I32, 4, y->tensor->shape));
+    PARE_TRY(pare__arg_shape(at, PARE_I32, 4, y->tensor->shape));
     PARE_TRY(pare__arg_apart(at, y));
     return PARE_OK;
 }
@@ -115,7 +81,7 @@ pare_status pare__check_pool_avg_grad(const pare_pool_avg_grad_args *args)
 static pare_status check_seq(const pare__arg *x, const pare__arg *keys, const pare__arg *y)
 {
     const pare_tensor *t = x->tensor;
-    PARE_TRY(pare__arg_sound(x, 3, ACTS));
+    PARE_TRY(pare__arg_sound(x, 3, PARE__ACTS));
     PARE_TRY(pare__arg_matrix(y, t->dtype, t->shape[0], t->shape[2]));
     PARE_TRY(pare__arg_apart(y, x));
     if (keys->tensor->data)
@@ -150,12 +116,12 @@ static pare_status check_shortcut(const pare__arg *x, const pare__arg *y, int st
     PARE_REQUIRE(stride >= 1 && before >= 0, PARE_ERR_ARGUMENT,
                  "%s: stride %d, before %lld; they must be at least 1 and 0", x->op, stride,
                  (long long)before);
-    PARE_TRY(pare__arg_sound(x, 4, ACTS));
-    PARE_TRY(pare__arg_sound(y, 4, ACTS));
+    PARE_TRY(pare__arg_sound(x, 4, PARE__ACTS));
+    PARE_TRY(pare__arg_sound(y, 4, PARE__ACTS));
     int64_t O = y->tensor->shape[3];
-    PARE_TRY(check_shape(y, t->dtype, 4,
-                         (int64_t[]){t->shape[0], pare__ceil_div(t->shape[1], stride),
-                                     pare__ceil_div(t->shape[2], stride), O}));
+    PARE_TRY(pare__arg_shape(y, t->dtype, 4,
+                             (int64_t[]){t->shape[0], pare__ceil_div(t->shape[1], stride),
+                                         pare__ceil_div(t->shape[2], stride), O}));
     PARE_REQUIRE(before <= O && t->shape[3] <= O - before, PARE_ERR_ARGUMENT,
                  "%s: %lld channels behind %lld others; %s has %lld in all", x->op,
                  (long long)t->shape[3], (long long)before, y->name, (long long)O);

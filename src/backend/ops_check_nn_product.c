@@ -4,7 +4,6 @@
 
 #include "base/check.h"
 
-#define ACT (PARE__SET(PARE_F32) | PARE__SET(PARE_BF16))
 #define F32 PARE__SET(PARE_F32)
 
 /* ---- matrices -------------------------------------------------------------------------------- */
@@ -13,9 +12,9 @@ pare_status pare__check_gemm(const pare_gemm_args *args)
 {
     const pare__arg *a = PARE__ARG(gemm, a), *b = PARE__ARG(gemm, b), *c = PARE__ARG(gemm, c);
     const pare__arg *bias = PARE__ARG(gemm, bias);
-    PARE_TRY(pare__arg_sound(a, 2, ACT));
-    PARE_TRY(pare__arg_sound(b, 2, ACT));
-    PARE_TRY(pare__arg_sound(c, 2, ACT));
+    PARE_TRY(pare__arg_sound(a, 2, PARE__ACTS));
+    PARE_TRY(pare__arg_sound(b, 2, PARE__ACTS));
+    PARE_TRY(pare__arg_sound(c, 2, PARE__ACTS));
     PARE_REQUIRE(!(args->trans_a && args->trans_b), PARE_ERR_ARGUMENT,
                  "gemm: trans_a and trans_b are both set; at most one may be");
     int64_t M = args->a.shape[args->trans_a ? 1 : 0], K = args->a.shape[args->trans_a ? 0 : 1];
@@ -38,7 +37,7 @@ pare_status pare__check_gemm(const pare_gemm_args *args)
 pare_status pare__check_colsum(const pare_colsum_args *args)
 {
     const pare__arg *x = PARE__ARG(colsum, x), *y = PARE__ARG(colsum, y);
-    PARE_TRY(pare__arg_sound(x, 2, ACT));
+    PARE_TRY(pare__arg_sound(x, 2, PARE__ACTS));
     PARE_TRY(pare__arg_vector(y, PARE_F32, args->x.shape[1]));
     PARE_TRY(pare__arg_apart(y, x));
     return PARE_OK;
@@ -57,40 +56,14 @@ int64_t pare_window_out(const pare_window *window, int axis, int64_t n)
     return (room + pads) / window->stride[axis] + 1;
 }
 
-static pare_status window_sound(const char *op, const pare_window *w)
-{
-    for (int i = 0; i < 2; i++)
-        PARE_REQUIRE(w->kernel[i] >= 1 && w->stride[i] >= 1 && w->dilation[i] >= 1,
-                     PARE_ERR_ARGUMENT,
-                     "%s: window has kernel %d, stride %d, dilation %d along axis %d; each must be "
-                     "1 or more",
-                     op, w->kernel[i], w->stride[i], w->dilation[i], i);
-    PARE_REQUIRE(w->pad_top >= 0 && w->pad_left >= 0 && w->pad_bottom >= 0 && w->pad_right >= 0,
-                 PARE_ERR_ARGUMENT,
-                 "%s: window pads %d, %d, %d, %d (top, left, bottom, right); none may be negative",
-                 op, w->pad_top, w->pad_left, w->pad_bottom, w->pad_right);
-    return PARE_OK;
-}
-
-static pare_status shape_is(const pare__arg *arg, const int64_t want[4])
-{
-    char is[192], must[192];
-    const int64_t *s = arg->tensor->shape;
-    PARE_REQUIRE(s[0] == want[0] && s[1] == want[1] && s[2] == want[2] && s[3] == want[3],
-                 PARE_ERR_ARGUMENT, "%s: %s is %s; it must be %s", arg->op, arg->name,
-                 pare_shape_text(4, s, is, sizeof is), pare_shape_text(4, want, must, sizeof must));
-    return PARE_OK;
-}
-
 /* x [B, H, W, I], w [O, I/groups, kh, kw] and y [B, H', W', O] go together; what x and y are called
  * is in their args. */
 static pare_status window_fits(const pare__arg *x, const pare__arg *w, const pare__arg *y,
                                const pare_window *window, int groups_or_0)
 {
     const char *op = x->op;
-    PARE_TRY(pare__arg_sound(x, 4, ACT));
-    PARE_TRY(pare__arg_sound(y, 4, PARE__SET(x->tensor->dtype)));
-    PARE_TRY(window_sound(op, window));
+    PARE_TRY(pare__arg_sound(x, 4, PARE__ACTS));
+    PARE_TRY(pare__window_sound(op, window));
     PARE_REQUIRE(groups_or_0 >= 0, PARE_ERR_ARGUMENT, "%s: groups is %d; it must be 0 or more", op,
                  groups_or_0);
     int64_t groups = groups_or_0 > 0 ? groups_or_0 : 1;
@@ -100,20 +73,21 @@ static pare_status window_fits(const pare__arg *x, const pare__arg *w, const par
                  "%s: %lld channels of %s and %lld of %s must be 1 or more, in %lld equal groups",
                  op, (long long)I, x->name, (long long)O, y->name, (long long)groups);
     const int64_t kernel[4] = {O, I / groups, window->kernel[0], window->kernel[1]};
-    PARE_TRY(shape_is(w, kernel));
+    PARE_TRY(pare__arg_shape(w, w->tensor->dtype, 4, kernel));
     int64_t down = pare_window_out(window, 0, s[1]), across = pare_window_out(window, 1, s[2]);
     PARE_REQUIRE(s[1] >= 1 && s[2] >= 1 && down >= 1 && across >= 1, PARE_ERR_ARGUMENT,
                  "%s: the window of %d × %d does not fit %s of %lld × %lld with its pads", op,
                  window->kernel[0], window->kernel[1], x->name, (long long)s[1], (long long)s[2]);
     const int64_t out[4] = {s[0], down, across, O};
-    return shape_is(y, out);
+    PARE_TRY(pare__arg_shape(y, x->tensor->dtype, 4, out));
+    return PARE_OK;
 }
 
 pare_status pare__check_conv(const pare_conv_args *args)
 {
     const pare__arg *x = PARE__ARG(conv, x), *w = PARE__ARG(conv, w), *y = PARE__ARG(conv, y);
     const pare__arg *vectors[] = {PARE__ARG(conv, scale), PARE__ARG(conv, shift)};
-    PARE_TRY(pare__arg_sound(w, 4, ACT));
+    PARE_TRY(pare__arg_sound(w, 4, PARE__ACTS));
     PARE_TRY(window_fits(x, w, y, &args->window, args->groups));
     for (int i = 0; i < 2; i++)
         if (vectors[i]->tensor->data) {
@@ -122,8 +96,7 @@ pare_status pare__check_conv(const pare_conv_args *args)
         }
     if (args->z.data) {
         const pare__arg *z = PARE__ARG(conv, z);
-        PARE_TRY(pare__arg_sound(z, 4, PARE__SET(args->y.dtype)));
-        PARE_TRY(shape_is(z, args->y.shape));
+        PARE_TRY(pare__arg_shape(z, args->y.dtype, 4, args->y.shape));
         PARE_TRY(pare__arg_apart_or_same(y, z));
     }
     PARE_TRY(pare__arg_apart(y, x));
@@ -135,7 +108,7 @@ pare_status pare__check_conv_grad_x(const pare_conv_grad_x_args *args)
 {
     const pare__arg *dx = PARE__ARG(conv_grad_x, dx), *w = PARE__ARG(conv_grad_x, w);
     const pare__arg *dy = PARE__ARG(conv_grad_x, dy);
-    PARE_TRY(pare__arg_sound(w, 4, ACT));
+    PARE_TRY(pare__arg_sound(w, 4, PARE__ACTS));
     PARE_TRY(window_fits(dx, w, dy, &args->window, args->groups));
     PARE_TRY(pare__arg_apart(dx, dy));
     PARE_TRY(pare__arg_apart(dx, w));

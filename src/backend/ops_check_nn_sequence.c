@@ -6,8 +6,6 @@
 
 #include <math.h>
 
-#define ACT (PARE__SET(PARE_F32) | PARE__SET(PARE_BF16))
-
 /* A matrix of x's shape and dtype. */
 static pare_status like(const pare__arg *arg, const pare__arg *x)
 {
@@ -19,7 +17,7 @@ static pare_status like(const pare__arg *arg, const pare__arg *x)
 pare_status pare__check_softmax(const pare_softmax_args *args)
 {
     const pare__arg *x = PARE__ARG(softmax, x), *y = PARE__ARG(softmax, y);
-    PARE_TRY(pare__arg_sound(x, 2, ACT));
+    PARE_TRY(pare__arg_sound(x, 2, PARE__ACTS));
     PARE_TRY(like(y, x));
     PARE_TRY(pare__arg_apart_or_same(y, x));
     return PARE_OK;
@@ -29,7 +27,7 @@ pare_status pare__check_softmax_grad(const pare_softmax_grad_args *args)
 {
     const pare__arg *dy = PARE__ARG(softmax_grad, dy), *y = PARE__ARG(softmax_grad, y),
                     *dx = PARE__ARG(softmax_grad, dx);
-    PARE_TRY(pare__arg_sound(y, 2, ACT));
+    PARE_TRY(pare__arg_sound(y, 2, PARE__ACTS));
     PARE_TRY(like(dy, y));
     PARE_TRY(like(dx, y));
     PARE_TRY(pare__arg_apart(dx, y));
@@ -44,8 +42,8 @@ pare_status pare__check_embedding(const pare_embedding_args *args)
     const pare__arg *ids = PARE__ARG(embedding, ids), *w = PARE__ARG(embedding, w),
                     *y = PARE__ARG(embedding, y);
     PARE_TRY(pare__arg_sound(ids, 1, PARE__SET(PARE_I32)));
-    PARE_TRY(pare__arg_sound(w, 2, ACT));
-    PARE_TRY(pare__arg_sound(y, 2, ACT));
+    PARE_TRY(pare__arg_sound(w, 2, PARE__ACTS));
+    PARE_TRY(pare__arg_sound(y, 2, PARE__ACTS));
     PARE_TRY(pare__arg_matrix(y, args->y.dtype, args->ids.shape[0], args->w.shape[1]));
     PARE_TRY(pare__arg_apart(y, w));
     PARE_TRY(pare__arg_apart(y, ids));
@@ -58,7 +56,7 @@ pare_status pare__check_embedding_grad(const pare_embedding_grad_args *args)
                     *dw = PARE__ARG(embedding_grad, dw);
     PARE_TRY(pare__arg_sound(ids, 1, PARE__SET(PARE_I32)));
     PARE_TRY(pare__arg_sound(dw, 2, PARE__SET(PARE_F32)));
-    PARE_TRY(pare__arg_sound(dy, 2, ACT));
+    PARE_TRY(pare__arg_sound(dy, 2, PARE__ACTS));
     PARE_TRY(pare__arg_matrix(dy, args->dy.dtype, args->ids.shape[0], args->dw.shape[1]));
     PARE_TRY(pare__arg_apart(dw, dy));
     PARE_TRY(pare__arg_apart(dw, ids));
@@ -70,7 +68,7 @@ pare_status pare__check_embedding_grad(const pare_embedding_grad_args *args)
 /* x is [R, heads·D] with D ≥ 1 and R a multiple of T. */
 static pare_status check_heads(const pare__arg *x, int64_t T, int heads)
 {
-    PARE_TRY(pare__arg_sound(x, 2, ACT));
+    PARE_TRY(pare__arg_sound(x, 2, PARE__ACTS));
     const pare_tensor *t = x->tensor;
     char text[192];
     PARE_REQUIRE(heads >= 1 && t->shape[1] >= heads && t->shape[1] % heads == 0, PARE_ERR_ARGUMENT,

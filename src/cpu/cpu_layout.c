@@ -94,7 +94,9 @@ pare_status PARE_CPU(pare_cpu_copy_cols)(pare_backend *be, const pare_copy_cols_
 
 /* ---- transpose ------------------------------------------------------------------------------- */
 
-#define STRIPE 32 /* columns of x that one task turns: whole cache lines of F32 and BF16 */
+/* Columns of x that one task turns, row by row: sixteen rows of y at once are as many as the first
+ * cache holds where they are a power of two apart. */
+#define STRIPE CPU_V
 
 /* The block of x, `rows` × `cols` ≤ 16 × 16 from element `from` on, turned, to y from `to` on. */
 CPU_INLINE void turn(const pare_transpose_args *a, pare_dtype dtype, int64_t from, int64_t to,
@@ -118,16 +120,13 @@ CPU_INLINE void turn(const pare_transpose_args *a, pare_dtype dtype, int64_t fro
 CPU_INLINE void turn_stripe(const pare_transpose_args *a, pare_dtype dtype, int64_t stripe)
 {
     int64_t M = a->x.shape[1], N = a->x.shape[2], stripes = cpu_ceil_div(N, STRIPE);
-    int64_t base = stripe / stripes * M * N, first = stripe % stripes * STRIPE;
-    int64_t last = cpu_min(N, first + STRIPE);
-    for (int64_t i = 0; i < M; i += CPU_V)
-        for (int64_t j = first; j < last; j += CPU_V) {
-            int64_t rows = cpu_min(CPU_V, M - i), cols = cpu_min(CPU_V, last - j);
-            if (rows == CPU_V && cols == CPU_V)
-                turn(a, dtype, base + i * N + j, base + j * M + i, CPU_V, CPU_V);
-            else
-                turn(a, dtype, base + i * N + j, base + j * M + i, rows, cols);
-        }
+    int64_t j = stripe % stripes * STRIPE, cols = cpu_min(STRIPE, N - j), i = 0;
+    int64_t from = stripe / stripes * M * N + j, to = stripe / stripes * M * N + j * M;
+    if (cols == STRIPE)
+        for (; i + CPU_V <= M; i += CPU_V)
+            turn(a, dtype, from + i * N, to + i, CPU_V, STRIPE);
+    for (; i < M; i += CPU_V)
+        turn(a, dtype, from + i * N, to + i, cpu_min(CPU_V, M - i), cols);
 }
 
 static void transpose_part(const void *user, int64_t first, int64_t last)

@@ -32,13 +32,6 @@ static inline double raise_top(softmax_sum *s, float top)
     return shrink;
 }
 
-/* e^x as cpu_vexp, for x ≤ 0. */
-CPU_INLINE cpu_v exp_below(cpu_v x)
-{
-    cpu_v less, two_n = cpu_vexp_parts(cpu_vmax(cpu_splat(-88.05f), x), &less); /* NaN stays */
-    return (less + 1.0f) * two_n;
-}
-
 /* ---- cross-entropy --------------------------------------------------------------------------- */
 
 CPU_INLINE float sum_exps_of(const void *x, pare_dtype dtype, int64_t n, float top)
@@ -46,9 +39,9 @@ CPU_INLINE float sum_exps_of(const void *x, pare_dtype dtype, int64_t n, float t
     cpu_acc sum = cpu_acc_of(0);
     int64_t i = 0;
     for (; i + CPU_V <= n; i += CPU_V)
-        cpu_acc_add(&sum, exp_below(cpu_vload(x, dtype, i) - top));
+        cpu_acc_add(&sum, cpu_vexp_below(cpu_vload(x, dtype, i) - top));
     if (i < n)
-        cpu_acc_add(&sum, exp_below(cpu_vload_n(x, dtype, i, n - i, -INFINITY) - top));
+        cpu_acc_add(&sum, cpu_vexp_below(cpu_vload_n(x, dtype, i, n - i, -INFINITY) - top));
     return cpu_vsum(cpu_acc_get(&sum));
 }
 
@@ -110,9 +103,9 @@ CPU_INLINE void gradient_of(const void *x, void *dx, pare_dtype dtype, int64_t V
 {
     int64_t i = 0;
     for (; i + CPU_V <= V; i += CPU_V)
-        cpu_vstore(dx, dtype, i, exp_below(cpu_vload(x, dtype, i) - top) * scale - offset);
+        cpu_vstore(dx, dtype, i, cpu_vexp_below(cpu_vload(x, dtype, i) - top) * scale - offset);
     if (i < V) {
-        cpu_v e = exp_below(cpu_vload_n(x, dtype, i, V - i, 0) - top);
+        cpu_v e = cpu_vexp_below(cpu_vload_n(x, dtype, i, V - i, 0) - top);
         cpu_vstore_n(dx, dtype, i, V - i, e * scale - offset);
     }
 }
@@ -338,10 +331,10 @@ typedef struct kl_lanes {
 
 CPU_INLINE void add_kl(kl_lanes *sum, cpu_v t, cpu_v x)
 {
-    cpu_v e = exp_below(t);
+    cpu_v e = cpu_vexp_below(t);
     cpu_vi none = cpu_eq(e, cpu_splat(0)); /* there p·log p is 0 */
     cpu_acc_add(&sum->p, e);
-    cpu_acc_add(&sum->q, exp_below(x));
+    cpu_acc_add(&sum->q, cpu_vexp_below(x));
     cpu_acc_add(&sum->cross, cpu_pick(none, e, e * (t - x)));
 }
 

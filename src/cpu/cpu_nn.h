@@ -27,6 +27,7 @@
 #define CPU_PART 16
 #endif
 #define CPU_PARTS (64 / CPU_PART)
+#define CPU_PART_V (CPU_PART / 4) /* floats in it */
 
 typedef float cpu_v __attribute__((vector_size(64)));
 typedef int32_t cpu_vi __attribute__((vector_size(64)));
@@ -235,6 +236,40 @@ CPU_INLINE void cpu_vstore_n(void *y, pare_dtype dtype, int64_t i, int64_t n, cp
         cpu_vstore_part(y, dtype, i, n, v);
 }
 
+/* The same for one register: elements [i, i + n) of x, n ≤ CPU_PART_V; the others are 0. */
+CPU_INLINE cpu_part_f cpu_part_load(const void *x, pare_dtype dtype, int64_t i, int64_t n)
+{
+    cpu_part_f v;
+    cpu_part_h h;
+    if (n < CPU_PART_V)
+        return cpu_cut(cpu_vload_part(x, dtype, i, n, 0), 0);
+    if (dtype == PARE_F32) {
+        memcpy(&v, (const float *)x + i, sizeof v);
+        return v;
+    }
+    memcpy(&h, (const uint16_t *)x + i, sizeof h);
+    return (cpu_part_f)cpu_raise_halves(h);
+}
+
+CPU_INLINE void cpu_part_store(void *y, pare_dtype dtype, int64_t i, int64_t n, cpu_part_f v)
+{
+    if (n < CPU_PART_V) {
+        cpu_parts whole = {.v = cpu_splat(0)};
+        whole.f_part[0] = v;
+        cpu_vstore_part(y, dtype, i, n, whole.v);
+    } else if (dtype == PARE_F32) {
+        memcpy((float *)y + i, &v, sizeof v);
+    } else {
+        cpu_part_h h = cpu_part_to_bf16(v);
+        memcpy((uint16_t *)y + i, &h, sizeof h);
+    }
+}
+
+CPU_INLINE cpu_part_f cpu_part_pick(cpu_part_i where, cpu_part_f yes, cpu_part_f no)
+{
+    return (cpu_part_f)(((cpu_part_i)yes & where) | ((cpu_part_i)no & ~where));
+}
+
 /* One element. */
 CPU_INLINE float cpu_get(const void *x, pare_dtype dtype, int64_t i)
 {
@@ -268,6 +303,19 @@ CPU_INLINE float cpu_vsum(cpu_v v)
     h.eight[0] += h.eight[1];
     cpu_v4 s = h.four[0] + h.four[1];
     return (s[0] + s[2]) + (s[1] + s[3]);
+}
+
+/* The same of one register. */
+CPU_INLINE float cpu_part_sum(cpu_part_f v)
+{
+    union {
+        cpu_part_f v;
+        cpu_v4 four[CPU_PART / 16];
+    } h = {.v = v};
+    for (int k = CPU_PART / 32; k > 0; k /= 2)
+        for (int l = 0; l < k; l++)
+            h.four[l] += h.four[l + k];
+    return (h.four[0][0] + h.four[0][2]) + (h.four[0][1] + h.four[0][3]);
 }
 
 CPU_INLINE cpu_v4 cpu_four_top(cpu_v4 a, cpu_v4 b) /* b where either is NaN */
@@ -307,6 +355,13 @@ CPU_INLINE cpu_v cpu_vexp(cpu_v x)
     cpu_v less; /* min and max in this order keep NaN */
     x = cpu_vmin(cpu_splat(89.0f), cpu_vmax(cpu_splat(-88.05f), x));
     cpu_v two_n = cpu_vexp_parts(x, &less);
+    return (less + 1.0f) * two_n;
+}
+
+/* The same for x ≤ 0: there is no upper end to look out for. */
+CPU_INLINE cpu_v cpu_vexp_below(cpu_v x)
+{
+    cpu_v less, two_n = cpu_vexp_parts(cpu_vmax(cpu_splat(-88.05f), x), &less);
     return (less + 1.0f) * two_n;
 }
 

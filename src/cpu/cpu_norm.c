@@ -6,41 +6,30 @@
  */
 #include "cpu_columns.h"
 
+#include "cpu_row.h"
+
 #define BLOCK 64 /* rows whose dgamma and dbeta are summed in f32 */
 #define LANES 4  /* sums side by side, so that additions do not wait for each other */
 
-/* BODY(…, i, n, k) over a row of N elements, n ≤ 16 of them from i on for the k-th sum. */
-#define EACH_16(N_, BODY, ...)                                                                     \
+/* BODY(…, i, n, k) over a row of N elements, a register of them from i on for the k-th sum. */
+#define EACH_PART(N_, BODY, ...)                                                                   \
     do {                                                                                           \
         int64_t i = 0;                                                                             \
-        for (; i + LANES * CPU_V <= (N_); i += LANES * CPU_V)                                      \
+        for (; i + LANES * CPU_PART_V <= (N_); i += LANES * CPU_PART_V)                            \
             for (int k = 0; k < LANES; k++)                                                        \
-                BODY(__VA_ARGS__, i + k * CPU_V, CPU_V, k);                                        \
-        for (; i + CPU_V <= (N_); i += CPU_V)                                                      \
-            BODY(__VA_ARGS__, i, CPU_V, 0);                                                        \
-        if (i < (N_))                                                                              \
-            BODY(__VA_ARGS__, i, (N_)-i, 0);                                                       \
+                BODY(__VA_ARGS__, i + k * CPU_PART_V, CPU_PART_V, k);                              \
+        for (; i < (N_); i += CPU_PART_V)                                                          \
+            BODY(__VA_ARGS__, i, cpu_min(CPU_PART_V, (N_)-i), 0);                                  \
     } while (0)
 
+/* Registers, not sixteen at a time: a loop does not carry more. */
 typedef struct sums {
-    cpu_v a[LANES], b[LANES];
+    cpu_part_f a[LANES], b[LANES];
 } sums;
 
-CPU_INLINE float total(const cpu_v *v)
+CPU_INLINE float total(const cpu_part_f *lane)
 {
-    return cpu_vsum((v[0] + v[1]) + (v[2] + v[3]));
-}
-
-/* Row r of x. */
-CPU_INLINE void *row_of(const pare_tensor *x, pare_dtype dtype, int64_t r, int64_t N)
-{
-    return (uint8_t *)x->data + r * N * (dtype == PARE_F32 ? 4 : 2);
-}
-
-/* Rows that are worth a thread. */
-static int64_t grain_of(int64_t N)
-{
-    return cpu_ceil_div(16384, N);
+    return cpu_part_sum((lane[0] + lane[1]) + (lane[2] + lane[3]));
 }
 
 /* ---- forward --------------------------------------------------------------------------------- */
@@ -53,15 +42,18 @@ typedef struct norm {
     int64_t N;
 } norm;
 
-CPU_INLINE void sum_16(sums *s, const void *x, pare_dtype dtype, int64_t i, int64_t n, int k)
+CPU_INLINE void sum_part(sums *s, const void *x, pare_dtype dtype, int64_t i, int64_t n, int k)
 {
-    s->a[k] += cpu_vload_n(x, dtype, i, n, 0);
+    s->a[k] += cpu_part_load(x, dtype, i, n);
 }
 
-CPU_INLINE void deviation_16(sums *s, const void *x, pare_dtype dtype, bool centred, float mean,
-                             int64_t i, int64_t n, int k)
+CPU_INLINE void deviation_part(sums *s, const void *x, pare_dtype dtype, bool centred, float mean,
+                               int64_t i, int64_t n, int k)
 {
-    cpu_v d = cpu_vload_n(x, dtype, i, n, mean) - mean;
+    cpu_part_f v = cpu_part_load(x, dtype, i, n);
+    if (n < CPU_PART_V) /* behind the end nothing deviates */
+        v = cpu_cut(cpu_vload_part(x, dtype, i, n, mean), 0);
+    cpu_part_f d = v - mean;
     if (centred)
         s->a[k] += d;
     s->b[k] += d * d;
@@ -74,35 +66,41 @@ typedef struct row_out {
     float mean, scale, off; /* xhat = (x − mean)·scale − off */
 } row_out;
 
-CPU_INLINE void out_16(const row_out *o, pare_dtype dtype, bool centred, int64_t i, int64_t n,
-                       int k)
+CPU_INLINE void out_part(const row_out *o, pare_dtype dtype, bool centred, int64_t i, int64_t n,
+                         int k)
 {
     (void)k;
-    cpu_v x = cpu_vload_n(o->x, dtype, i, n, 0);
-    cpu_v y = centred ? (x - o->mean) * o->scale - o->off : x * o->scale;
-    y = y * cpu_vload_n(o->gamma, PARE_F32, i, n, 0);
+    cpu_part_f x = cpu_part_load(o->x, dtype, i, n);
+    cpu_part_f y = centred ? (x - o->mean) * o->scale - o->off : x * o->scale;
+    y = y * cpu_part_load(o->gamma, PARE_F32, i, n);
     if (o->beta)
-        y += cpu_vload_n(o->beta, PARE_F32, i, n, 0);
-    cpu_vstore_n(o->y, dtype, i, n, y);
+        y += cpu_part_load(o->beta, PARE_F32, i, n);
+    cpu_part_store(o->y, dtype, i, n, y);
 }
 
 CPU_INLINE void norm_row(const norm *w, pare_dtype dtype, bool centred, int64_t r)
 {
     int64_t N = w->N;
-    row_out o = {row_of(w->x, dtype, r, N), row_of(w->y, dtype, r, N), w->gamma, w->beta, 0, 0, 0};
+    row_out o = {cpu_row_at(w->x->data, dtype, r * N),
+                 cpu_row_at(w->y->data, dtype, r * N),
+                 w->gamma,
+                 w->beta,
+                 0,
+                 0,
+                 0};
     sums s = {0};
     if (centred) {
-        EACH_16(N, sum_16, &s, o.x, dtype);
+        EACH_PART(N, sum_part, &s, o.x, dtype);
         o.mean = total(s.a) * w->share;
         s = (sums){0};
     }
-    EACH_16(N, deviation_16, &s, o.x, dtype, centred, o.mean);
+    EACH_PART(N, deviation_part, &s, o.x, dtype, centred, o.mean);
     /* what is left of the mean is what rounding took from it */
     float left = centred ? total(s.a) * w->share : 0;
     float square = total(s.b) * w->share - left * left;
     o.scale = 1.0f / sqrtf((square < 0 ? 0 : square) + w->eps);
     o.off = left * o.scale;
-    EACH_16(N, out_16, &o, dtype, centred);
+    EACH_PART(N, out_part, &o, dtype, centred);
     if (w->mean)
         w->mean[r] = o.mean + left;
     if (w->scale)
@@ -143,7 +141,7 @@ pare_status PARE_CPU(pare_cpu_layer_norm)(pare_backend *be, const pare_layer_nor
               .N = cpu_cols(&args->x)};
     w.share = 1.0f / (float)w.N;
     if (w.N > 0)
-        cpu_split(be, cpu_rows(&args->x), grain_of(w.N), layer_part, &w);
+        cpu_split(be, cpu_rows(&args->x), cpu_row_grain(w.N), layer_part, &w);
     return PARE_OK;
 }
 
@@ -157,7 +155,7 @@ pare_status PARE_CPU(pare_cpu_rms_norm)(pare_backend *be, const pare_rms_norm_ar
               .N = cpu_cols(&args->x)};
     w.share = 1.0f / (float)w.N;
     if (w.N > 0)
-        cpu_split(be, cpu_rows(&args->x), grain_of(w.N), rms_part, &w);
+        cpu_split(be, cpu_rows(&args->x), cpu_row_grain(w.N), rms_part, &w);
     return PARE_OK;
 }
 
@@ -181,55 +179,62 @@ typedef struct row_grad {
     float mean, scale, of_g, of_xhat; /* dx = scale·g − of_g − of_xhat·xhat, g = dy·gamma */
 } row_grad;
 
-CPU_INLINE cpu_v xhat_16(const row_grad *o, pare_dtype dtype, bool centred, int64_t i, int64_t n)
+CPU_INLINE cpu_part_f xhat_part(const row_grad *o, pare_dtype dtype, bool centred, int64_t i,
+                                int64_t n)
 {
-    cpu_v x = cpu_vload_n(o->x, dtype, i, n, 0);
+    cpu_part_f x = cpu_part_load(o->x, dtype, i, n);
     return centred ? (x - o->mean) * o->scale : x * o->scale;
 }
 
-CPU_INLINE void grad_sums_16(sums *s, const row_grad *o, pare_dtype dtype, bool centred,
-                             bool params, int64_t i, int64_t n, int k)
+/* A block's row of sums is padded to whole registers. */
+CPU_INLINE void add_to(float *sum, cpu_part_f v)
 {
-    cpu_v dy = cpu_vload_n(o->dy, dtype, i, n, 0), xhat = xhat_16(o, dtype, centred, i, n);
-    cpu_v g = dy * cpu_vload_n(o->gamma, PARE_F32, i, n, 0);
+    cpu_part_store(sum, PARE_F32, 0, CPU_PART_V, cpu_part_load(sum, PARE_F32, 0, CPU_PART_V) + v);
+}
+
+CPU_INLINE void grad_sums_part(sums *s, const row_grad *o, pare_dtype dtype, bool centred,
+                               bool params, int64_t i, int64_t n, int k)
+{
+    cpu_part_f dy = cpu_part_load(o->dy, dtype, i, n), xhat = xhat_part(o, dtype, centred, i, n);
+    cpu_part_f g = dy * cpu_part_load(o->gamma, PARE_F32, i, n);
     if (centred)
         s->a[k] += g;
     s->b[k] += g * xhat;
     if (params)
-        cpu_vstore(o->dgamma, PARE_F32, i, cpu_vload(o->dgamma, PARE_F32, i) + dy * xhat);
+        add_to(o->dgamma + i, dy * xhat);
     if (params && centred)
-        cpu_vstore(o->dbeta, PARE_F32, i, cpu_vload(o->dbeta, PARE_F32, i) + dy);
+        add_to(o->dbeta + i, dy);
 }
 
-CPU_INLINE void dx_16(const row_grad *o, pare_dtype dtype, bool centred, bool add, int64_t i,
-                      int64_t n, int k)
+CPU_INLINE void dx_part(const row_grad *o, pare_dtype dtype, bool centred, bool add, int64_t i,
+                        int64_t n, int k)
 {
     (void)k;
-    cpu_v g = cpu_vload_n(o->dy, dtype, i, n, 0) * cpu_vload_n(o->gamma, PARE_F32, i, n, 0);
-    cpu_v dx = g * o->scale - xhat_16(o, dtype, centred, i, n) * o->of_xhat;
+    cpu_part_f g = cpu_part_load(o->dy, dtype, i, n) * cpu_part_load(o->gamma, PARE_F32, i, n);
+    cpu_part_f dx = g * o->scale - xhat_part(o, dtype, centred, i, n) * o->of_xhat;
     if (centred)
         dx -= o->of_g;
     if (add)
-        dx += cpu_vload_n(o->dx, dtype, i, n, 0);
-    cpu_vstore_n(o->dx, dtype, i, n, dx);
+        dx += cpu_part_load(o->dx, dtype, i, n);
+    cpu_part_store(o->dx, dtype, i, n, dx);
 }
 
 CPU_INLINE void grad_row(const norm_grad *w, row_grad *o, pare_dtype dtype, bool centred,
                          bool params, int64_t r)
 {
     sums s = {0};
-    o->dy = row_of(w->dy, dtype, r, w->N);
-    o->x = row_of(w->x, dtype, r, w->N);
-    o->dx = row_of(w->dx, dtype, r, w->N);
+    o->dy = cpu_row_at(w->dy->data, dtype, r * w->N);
+    o->x = cpu_row_at(w->x->data, dtype, r * w->N);
+    o->dx = cpu_row_at(w->dx->data, dtype, r * w->N);
     o->scale = w->scale[r];
     o->mean = centred ? w->mean[r] : 0;
-    EACH_16(w->N, grad_sums_16, &s, o, dtype, centred, params);
+    EACH_PART(w->N, grad_sums_part, &s, o, dtype, centred, params);
     o->of_g = centred ? total(s.a) * w->share * o->scale : 0;
     o->of_xhat = total(s.b) * w->share * o->scale;
     if (w->add_x)
-        EACH_16(w->N, dx_16, o, dtype, centred, true);
+        EACH_PART(w->N, dx_part, o, dtype, centred, true);
     else
-        EACH_16(w->N, dx_16, o, dtype, centred, false);
+        EACH_PART(w->N, dx_part, o, dtype, centred, false);
 }
 
 #define GRAD_ROWS(dtype, centred, params)                                                          \
@@ -305,7 +310,7 @@ static pare_status run_grad(pare_backend *be, norm_grad *w)
         PARE_TRY(pare__scratch(be, (size_t)(room * 2 * w->stride) * sizeof(float), &memory));
         w->blocks = memory;
     }
-    cpu_split(be, blocks, cpu_ceil_div(grain_of(w->N), BLOCK), grad_part, w);
+    cpu_split(be, blocks, cpu_ceil_div(cpu_row_grain(w->N), BLOCK), grad_part, w);
     if (w->blocks)
         cpu_split(be, w->N, 1024, join_part, w);
     return PARE_OK;

@@ -6,42 +6,7 @@
 
 /* Channels in a register, and registers at a time: no element of a pool meets its neighbours, so
  * the width is free. */
-#define CPU_PART_V (CPU_PART / 4)
 #define CPU_POOL_WIDE 4
-
-/* Elements [i, i + n) of x, at most a register of them; the others are 0. */
-CPU_INLINE cpu_part_f cpu_part_load(const void *x, pare_dtype dtype, int64_t i, int64_t n)
-{
-    cpu_part_f v;
-    cpu_part_h h;
-    if (n < CPU_PART_V)
-        return cpu_cut(cpu_vload_part(x, dtype, i, n, 0), 0);
-    if (dtype == PARE_F32) {
-        memcpy(&v, (const float *)x + i, sizeof v);
-        return v;
-    }
-    memcpy(&h, (const uint16_t *)x + i, sizeof h);
-    return (cpu_part_f)cpu_raise_halves(h);
-}
-
-CPU_INLINE void cpu_part_store(void *y, pare_dtype dtype, int64_t i, int64_t n, cpu_part_f v)
-{
-    if (n < CPU_PART_V) {
-        cpu_parts whole = {.v = cpu_splat(0)};
-        whole.f_part[0] = v;
-        cpu_vstore_part(y, dtype, i, n, whole.v);
-    } else if (dtype == PARE_F32) {
-        memcpy((float *)y + i, &v, sizeof v);
-    } else {
-        cpu_part_h h = cpu_part_to_bf16(v);
-        memcpy((uint16_t *)y + i, &h, sizeof h);
-    }
-}
-
-CPU_INLINE cpu_part_f cpu_part_pick(cpu_part_i where, cpu_part_f yes, cpu_part_f no)
-{
-    return (cpu_part_f)(((cpu_part_i)yes & where) | ((cpu_part_i)no & ~where));
-}
 
 /* Runs body(c, registers, channels in each) over C channels. */
 #define CPU_CHANNELS(C_, body_)                                                                    \

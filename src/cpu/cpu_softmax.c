@@ -3,32 +3,42 @@
 #include "cpu_nn.h"
 #include "cpu_row.h"
 
-/* e^x for x ≤ 0: there is no upper end to look out for. */
-CPU_INLINE cpu_v exp_below(cpu_v x)
+/* Elements [i, i + n): e^(x − top) is added to the sum. */
+CPU_INLINE void exp_step(cpu_acc *sum, const void *x, void *y, pare_dtype dtype, float top,
+                         int64_t i, int64_t n)
 {
-    cpu_v less, two_n = cpu_vexp_parts(cpu_vmax(cpu_splat(-88.05f), x), &less);
-    return (less + 1.0f) * two_n;
+    cpu_v e = cpu_vexp_below(cpu_vload_n(x, dtype, i, n, -INFINITY) - top);
+    if (n < CPU_V) /* behind the end: e^(−Inf − top), NaN where top is −Inf or NaN */
+        e = cpu_vload_n(&e, PARE_F32, 0, n, 0.0f);
+    cpu_acc_add(sum, e);
+    if (dtype == PARE_F32)
+        cpu_vstore_n(y, dtype, i, n, e);
+}
+
+CPU_INLINE void scale_step(const void *x, void *y, pare_dtype dtype, float top, float factor,
+                           int64_t i, int64_t n)
+{
+    cpu_v e = dtype == PARE_F32 ? cpu_vload_n(y, dtype, i, n, 0.0f)
+                                : cpu_vexp_below(cpu_vload_n(x, dtype, i, n, 0.0f) - top);
+    cpu_vstore_n(y, dtype, i, n, e * factor);
 }
 
 /* In F32 the powers wait in y for their sum; in BF16, where that would round twice, they are
  * computed again. */
 CPU_INLINE void softmax_row(const void *x, void *y, pare_dtype dtype, int64_t N)
 {
-    cpu_v top = cpu_splat(cpu_row_top(x, dtype, N)), sum = cpu_splat(0.0f);
-    for (int64_t i = 0; i < N; i += CPU_V) {
-        cpu_v e = exp_below(cpu_row_load(x, dtype, i, N, -INFINITY) - top);
-        if (N - i < CPU_V) /* behind the end: e^(−Inf − top), NaN where top is −Inf or NaN */
-            e = cpu_vload_n(&e, PARE_F32, 0, N - i, 0.0f);
-        sum += e;
-        if (dtype == PARE_F32)
-            cpu_row_store(y, dtype, i, N, e);
-    }
-    float factor = 1.0f / cpu_vsum(sum);
-    for (int64_t i = 0; i < N; i += CPU_V) {
-        cpu_v e = dtype == PARE_F32 ? cpu_row_load(y, dtype, i, N, 0.0f)
-                                    : exp_below(cpu_row_load(x, dtype, i, N, 0.0f) - top);
-        cpu_row_store(y, dtype, i, N, e * factor);
-    }
+    float top = cpu_row_top(x, dtype, N);
+    cpu_acc sum = cpu_acc_of(0);
+    int64_t i = 0;
+    for (; i + CPU_V <= N; i += CPU_V)
+        exp_step(&sum, x, y, dtype, top, i, CPU_V);
+    if (i < N)
+        exp_step(&sum, x, y, dtype, top, i, N - i);
+    float factor = 1.0f / cpu_vsum(cpu_acc_get(&sum));
+    for (i = 0; i + CPU_V <= N; i += CPU_V)
+        scale_step(x, y, dtype, top, factor, i, CPU_V);
+    if (i < N)
+        scale_step(x, y, dtype, top, factor, i, N - i);
 }
 
 CPU_INLINE void softmax_rows(const pare_softmax_args *a, pare_dtype dtype, int64_t first,
@@ -56,16 +66,32 @@ pare_status PARE_CPU(pare_cpu_softmax)(pare_backend *be, const pare_softmax_args
     return PARE_OK;
 }
 
+CPU_INLINE void dot_step(cpu_acc *dot, const void *dy, const void *y, pare_dtype dtype, int64_t i,
+                         int64_t n)
+{
+    cpu_acc_add(dot, cpu_vload_n(dy, dtype, i, n, 0.0f) * cpu_vload_n(y, dtype, i, n, 0.0f));
+}
+
+CPU_INLINE void grad_step(const void *dy, const void *y, void *dx, pare_dtype dtype, float dot,
+                          int64_t i, int64_t n)
+{
+    cpu_v d = cpu_vload_n(dy, dtype, i, n, 0.0f) - dot;
+    cpu_vstore_n(dx, dtype, i, n, cpu_vload_n(y, dtype, i, n, 0.0f) * d);
+}
+
 CPU_INLINE void grad_row(const void *dy, const void *y, void *dx, pare_dtype dtype, int64_t N)
 {
-    cpu_v dots = cpu_splat(0.0f);
-    for (int64_t i = 0; i < N; i += CPU_V)
-        dots += cpu_row_load(dy, dtype, i, N, 0.0f) * cpu_row_load(y, dtype, i, N, 0.0f);
-    float dot = cpu_vsum(dots);
-    for (int64_t i = 0; i < N; i += CPU_V)
-        cpu_row_store(dx, dtype, i, N,
-                      cpu_row_load(y, dtype, i, N, 0.0f) *
-                          (cpu_row_load(dy, dtype, i, N, 0.0f) - dot));
+    cpu_acc dots = cpu_acc_of(0);
+    int64_t i = 0;
+    for (; i + CPU_V <= N; i += CPU_V)
+        dot_step(&dots, dy, y, dtype, i, CPU_V);
+    if (i < N)
+        dot_step(&dots, dy, y, dtype, i, N - i);
+    float dot = cpu_vsum(cpu_acc_get(&dots));
+    for (i = 0; i + CPU_V <= N; i += CPU_V)
+        grad_step(dy, y, dx, dtype, dot, i, CPU_V);
+    if (i < N)
+        grad_step(dy, y, dx, dtype, dot, i, N - i);
 }
 
 CPU_INLINE void grad_rows(const pare_softmax_grad_args *a, pare_dtype dtype, int64_t first,

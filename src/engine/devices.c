@@ -4,6 +4,7 @@
 
 #include "pare/backend.h"
 
+#include <stdio.h>
 #include <string.h>
 
 pare_status pare_devices(const pare_run_options *options, pare_report **report)
@@ -30,6 +31,12 @@ pare_status pare_devices(const pare_run_options *options, pare_report **report)
     pare__json *hdf5 = pare__json_set_object(libraries, NULL);
     pare__json_set_string(hdf5, "name", "HDF5");
     pare__json_set_string(hdf5, "version", pare_store_library());
+    char version[32] = "?", choice[64] = "?";
+    (void)sscanf(pare_cpu_dnnl(), "oneDNN %31s %63[^\n]", version, choice);
+    pare__json *dnnl = pare__json_set_object(libraries, NULL);
+    pare__json_set_string(dnnl, "name", "oneDNN");
+    pare__json_set_string(dnnl, "version", version);
+    pare__json_set_string(dnnl, "choice", choice);
     pare__json_set_array(r->root, "gpus");
     pare__json_set_string(r->root, "note", "this build has no CUDA: everything runs on the CPU");
     *report = r;

@@ -44,8 +44,8 @@ int64_t pare__default_batch(int64_t asked, const pare_model *model, const pare_d
 
 typedef struct pare__need {
     pare_model_memory model, against;
-    int64_t beside; /* optimiser, batches, data, losses */
-    int64_t base;   /* the process as it is now, and what libraries take once they work */
+    int64_t beside; /* optimiser, batches, losses */
+    int64_t base; /* the process as it is now, data open, and what libraries take once they work */
     int64_t peak, budget;
     double flops;   /* of the whole work */
     double seconds; /* a guess from a measured product; negative: none */

@@ -11,7 +11,7 @@
 #include <string.h>
 
 /* What libraries take once they work: generated code, thread stacks, buffers of files. */
-#define LIBRARY_BYTES ((int64_t)12 << 20)
+#define LIBRARY_BYTES ((int64_t)512 << 10)
 #define PROBE 512
 
 /* Bytes the machine can still give, 0 if it does not say. */

@@ -75,7 +75,7 @@ static pare_status predict(evaluation *e)
     PARE_TRY(pare_model_predict(e->model.model, &e->shape, &e->need.model));
     if (e->against.model)
         PARE_TRY(pare_model_predict(e->against.model, &e->shape, &e->need.against));
-    e->need.beside = pare_eval_bytes(&e->options, &e->shape) + pare_dataset_bytes(e->dataset);
+    e->need.beside = pare_eval_bytes(&e->options, &e->shape);
     double batches =
         (double)pare_dataset_count(e->dataset) / (double)(e->shape.batch ? e->shape.batch : 1);
     e->need.flops = batches * (e->need.model.flops + e->need.against.flops);

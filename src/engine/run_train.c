@@ -9,6 +9,7 @@
 
 #include <string.h>
 
+#define WRITING_BYTES ((int64_t)512 << 10) /* laying out and writing states and the model */
 #define SAVE_SECONDS 300.0 /* between states where no number of steps is asked for */
 
 typedef struct training {
@@ -131,9 +132,7 @@ static pare_status predict(training *t)
     pare_train_options *o = &t->train;
     char hint[96];
     PARE_TRY(pare_model_predict(t->subject.model, &t->shape, &t->need.model));
-    t->need.beside = pare_train_bytes(o, t->subject.model, t->dataset, &t->shape) +
-                     pare_dataset_bytes(t->dataset) +
-                     (t->eval_dataset ? pare_dataset_bytes(t->eval_dataset) : 0);
+    t->need.beside = WRITING_BYTES + pare_train_bytes(o, t->subject.model, t->dataset, &t->shape);
     t->need.flops = 3 * t->need.model.flops * (double)o->curve.steps * (double)o->accumulate;
     double rate = pare__product_rate(t->bench.be, t->shape.compute);
     t->need.seconds = rate > 0 ? 1.7 * t->need.flops / rate : -1;

@@ -159,11 +159,12 @@ static pare_status unknown(origin from, const char *name)
     snprintf(word, sizeof word, "%.*s", (int)(from == SPEC ? strcspn(name, ":") : strlen(name)),
              name);
     const char *nearest = pare__nearest(word, words);
-    pare__error(PARE_ERR_UNSUPPORTED, __func__, "%s \"%s\" is not known%s%s%s (known are %s)",
+    pare_status status = from == SPEC ? PARE_ERR_ARGUMENT : PARE_ERR_UNSUPPORTED;
+    pare__error(status, __func__, "%s \"%s\" is not known%s%s%s (known are %s)",
                 from == SPEC ? "--arch" : "config.json's model_type", word,
                 nearest ? ", did you mean " : "", nearest ? nearest : "", nearest ? "?" : "", list);
     free(list);
-    return PARE_ERR_UNSUPPORTED;
+    return status;
 }
 
 /* --arch as it was given, in characters that config.json needs no escapes for. */

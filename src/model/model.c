@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#define SCRATCH_FLOOR ((int64_t)4 << 20) /* tiles of attention, sums of norms, oneDNN's pads */
+#define SCRATCH_FLOOR ((int64_t)256 << 10)
 
 static void free_activations(pare_model *m)
 {
@@ -119,21 +119,17 @@ static double flops_of(const pare_model *m)
     return flops;
 }
 
-/* What the ops of a node take beside the arena, at most, as far as it can be told from here: of a
- * product its operands in F32 where BF16 must be multiplied so, of a convolution its weight laid
- * out anew (twice) and a sum of its gradient for each thread. */
+/* What the ops of a node take beside the arena, as far as it can be told from here: of a product in
+ * BF16 its weight, rounded; of a convolution its weight laid out anew (twice) and a sum of its
+ * gradient for each thread. */
 static int64_t scratch_of(const pare_model *m, const pare__node *n)
 {
-    bool conv = n->kind == &pare__node_conv;
+    bool conv = n->kind == &pare__node_conv, half = m->shape.compute == PARE_BF16;
     if (!conv && n->kind != &pare__node_linear)
         return 0;
-    int64_t w = pare_tensor_count(&pare__param(m, n, 0)->value), elements = 0;
-    if (m->shape.compute == PARE_BF16)
-        elements += w + pare_tensor_count(&m->values[n->input[0]].tensor) +
-                    pare_tensor_count(&m->values[n->output].tensor);
-    if (conv)
-        elements += w * (2 + (m->shape.training ? pare_cpu_count() : 0));
-    return elements * (int64_t)sizeof(float);
+    int64_t w = pare_tensor_count(&pare__param(m, n, 0)->value);
+    int64_t copies = conv ? 2 + (m->shape.training ? pare_cpu_count() : 0) : half;
+    return copies * w * (conv ? 4 : 2);
 }
 
 static int64_t largest_scratch(const pare_model *m)

@@ -79,11 +79,14 @@ static pare_status place(const pare_train_options *options, pare_param *param, c
                  PARE_ERR_ARGUMENT,
                  "%s has no gradient: the model must be prepared for training first", param->name);
     int64_t bytes = aligned(t->count * 4);
-    if (moments(options) > 0)
+    if (moments(options) > 0) {
         t->m = (float *)*state;
-    if (moments(options) > 1)
-        t->v = (float *)(*state + bytes);
-    *state += bytes * moments(options);
+        *state += bytes;
+    }
+    if (moments(options) > 1) {
+        t->v = (float *)*state;
+        *state += bytes;
+    }
     if (param->mask) {
         t->kept = (uint8_t *)*state;
         *state += aligned(mask_bytes(param));

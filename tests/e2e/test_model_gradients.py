@@ -52,19 +52,38 @@ def gradients(work, name, model, inputs, checkpoint, arch="-", keys=None):
     dy = (7919 * at % 1009).astype(np.float32) / np.float32(1009) - np.float32(0.5)
     model.zero_grad()
     y.backward(torch.from_numpy(dy.astype(np.float64)).reshape(y.shape))
-    got, start, worst = np.load(files[3])[0], 0, 0.0
-    there = dict(model.named_parameters())
-    for tensor, count, transposed in json.loads(done.stdout)["tensors"]:
+    return compare(name, model, np.load(files[3])[0], json.loads(done.stdout)["tensors"])
+
+
+# What transformers calls a vision transformer's modules now, and what files have always had.
+RENAMED = {".layers.": ".encoder.layer.", "q_proj": "attention.query", "k_proj": "attention.key",
+           "v_proj": "attention.value", "o_proj": "output.dense", "mlp.fc1": "intermediate.dense",
+           "mlp.fc2": "output.dense"}
+
+
+def stored(name):
+    if name.startswith(("vit.", "deit.")):
+        for new, old in RENAMED.items():
+            name = name.replace(new, old)
+    return name
+
+
+def compare(name, model, got, tensors):
+    """The largest difference, relative to a tensor's norm. What cancels (a bias before a norm, a
+    key's bias in a softmax) is rounding on both sides: no norm counts as less than a hundredth of
+    what the tensor would have at the model's mean."""
+    there = {stored(key): np.zeros(p.shape) if p.grad is None else p.grad.numpy()
+             for key, p in model.named_parameters()}
+    mean = (sum((g ** 2).sum() for g in there.values()) / sum(g.size for g in there.values())) ** .5
+    start, worst = 0, 0.0
+    for tensor, count, transposed in tensors:
         mine, start = got[start:start + count], start + count
-        parameter = there.pop(tensor)
-        want = np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy()
+        want = there.pop(tensor)
         want = want.T if transposed else want
-        norm = max(np.linalg.norm(want), 1e-6 * want.size ** 0.5)
+        norm = max(np.linalg.norm(want), 0.01 * mean * want.size ** 0.5)
         error = np.linalg.norm(mine.reshape(want.shape) - want) / norm
-        # A key's bias cancels out of a softmax: its gradient is rounding, there as here.
-        if not tensor.endswith(("key.bias", "k_lin.bias", "k_proj.bias")):
-            assert error <= 2e-5, f"{name}: the gradient of {tensor} differs by {error:.1e}"
-            worst = max(worst, error)
+        assert error <= 1e-4, f"{name}: the gradient of {tensor} differs by {error:.1e}"
+        worst = max(worst, error)
     assert start == got.size and not [key for key in there if "lm_head" not in key], there.keys()
     return worst
 
@@ -99,6 +118,17 @@ def gradients_of_token_models():
     return f"{len(cases)} models, at most {worst:.1e}"
 
 
+def far_from_kinks(model):
+    """Batch norms whose channels lie clearly above or below 0: where a ReLU's input is 0 but for
+    rounding, its gradient in f32 is another than in double, in PyTorch too."""
+    generator = torch.Generator().manual_seed(3)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            sign = torch.randint(0, 3, module.bias.shape, generator=generator) > 0
+            module.bias.data = torch.where(sign, 4.0, -4.0)
+            module.weight.data = module.weight.clamp(0.5, 1.0)
+
+
 def gradients_of_image_models():
     vit = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6,
            "intermediate_size": 80, "image_size": 24, "patch_size": 6, "num_labels": 7}
@@ -118,6 +148,7 @@ def gradients_of_image_models():
     with folder() as work:
         for arch, (model, size, channels) in cases.items():
             randomise(model)
+            far_from_kinks(model)
             path = work / arch.split(":")[0]
             if arch.startswith("-"):
                 model.save_pretrained(path)

@@ -1,5 +1,5 @@
-"""pare eval on real models: the accuracy and perplexity that independent code measured, and sentence
-embeddings beside transformers'."""
+"""pare eval on real models: the accuracy and perplexity that independent code measured, and
+sentence embeddings beside transformers'."""
 # labels: quick real
 import os
 import pathlib
@@ -71,7 +71,8 @@ def the_encoder_reaches_its_accuracy():
     if not there:
         return "no test data"
     model, = there
-    for name, count, correct in (("sst2_glue_dev_872", 872, 712), ("sst2_heldout_2000", 2000, 1838)):
+    for name, count, correct in (("sst2_glue_dev_872", 872, 712),
+                                 ("sst2_heldout_2000", 2000, 1838)):
         r = pare_json("eval", model, "--data", model / f"{name}.ids.u16", "--labels",
                       model / f"{name}.labels.u8", "--seq-len", 64)
         assert r["counted"] == count and r["correct"] == correct, (name, r["correct"])
@@ -121,7 +122,8 @@ def sentence_embeddings_are_those_of_transformers():
         wanted = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
     with folder() as work:
         np.save(work / "ids.npy", tokens["input_ids"].numpy().astype(np.int32))
-        pare("eval", MINILM, "--data", work / "ids.npy", "--outputs", work / "out.npy", "--pad-id", 0)
+        pare("eval", MINILM, "--data", work / "ids.npy", "--pad-id", 0,
+             "--outputs", work / "out.npy")
         got = np.load(work / "out.npy")
         assert got.shape == wanted.shape
         assert np.abs(got - wanted).max() < 1e-5, np.abs(got - wanted).max()

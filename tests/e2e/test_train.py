@@ -28,7 +28,7 @@ def images(work, name="train", count=600, seed=0, size=12):
 
 
 CNN = "cnn:8-p-16,classes=4,size=12,in=1"
-RECIPE = ("--epochs", 6, "--batch", 32, "--lr", 0.05, "--crop", 1, "--flip", "--seed", 3)
+RECIPE = ("--epochs", 6, "--batch", 32, "--lr", 0.05, "--crop", 1, "--seed", 3)
 
 
 def a_small_network_learns_and_is_written_in_every_container():
@@ -137,11 +137,9 @@ def frozen_parameters_do_not_move():
         train = images(work)
         pare("train", CNN, "--data", train, *RECIPE, "-o", work / "a.safetensors")
         pare("train", work / "a.safetensors", "--arch", CNN, "--data", train, *RECIPE, "--freeze",
-             "*0*", "-o", work / "b.safetensors")
+             "conv1*", "-o", work / "b.safetensors")
         a, b = read(work / "a.safetensors"), read(work / "b.safetensors")
-        still = [n for n in a if "0" in n and "running" not in n]
-        assert still and all(a[n] == b[n] for n in still)
-        assert any(a[n] != b[n] for n in a if "0" not in n)
+        assert a["conv1.weight"] == b["conv1.weight"] and a["conv2.weight"] != b["conv2.weight"]
 
 
 def a_decoder_learns_tokens_in_its_own_dtype():
@@ -173,7 +171,8 @@ def bad_input_gets_one_sentence():
         out = ("-o", work / "out.h5")
         refuse(2, "known", "train", "nosuchnet", "--data", train, *RECIPE, *out)
         refuse(3, "nothere", "train", CNN, "--data", work / "nothere", *RECIPE, *out)
-        refuse(2, "12", "train", "cnn:8-p-16,classes=4,size=28,in=1", "--data", train, *RECIPE, *out)
+        refuse(2, "12", "train", "cnn:8-p-16,classes=4,size=28,in=1", "--data", train, *RECIPE,
+               *out)
         refuse(3, "label", "train", "cnn:8-p-16,classes=3,size=12,in=1", "--data", train, *RECIPE,
                *out)
         refuse(4, "needs", "train", CNN, "--data", train, *RECIPE, "--memory", "1M", *out)

@@ -302,3 +302,72 @@ void graph_check(graph *g, int most)
         fail_msg("%lld of %lld elements are at corners: the test says little", (long long)corners,
                  (long long)tried);
 }
+
+/* ---- whole models ---------------------------------------------------------------------------- */
+
+static const pare_window window_3x3 = {.kernel = {3, 3},
+                                       .stride = {1, 1},
+                                       .dilation = {1, 1},
+                                       .pad_top = 1,
+                                       .pad_left = 1,
+                                       .pad_bottom = 1,
+                                       .pad_right = 1};
+
+static int conv_norm(graph *g, int x, int z, bool relu, int index)
+{
+    pare__build *b = &g->b;
+    x = pare__conv(b, x, 8, &window_3x3, 1, index % 2, pare__name(b, "conv%d", index));
+    return pare__batch_norm(b, x, 1e-2f, z, relu, pare__name(b, "bn%d", index));
+}
+
+void graph_small_images(graph *g, bool training, pare_dtype compute)
+{
+    graph_images(g, 3, 6, 6, 3);
+    int x = conv_norm(g, graph_input(g), -1, true, 0);
+    for (int i = 1; i < 5; i += 2)
+        x = conv_norm(g, conv_norm(g, x, -1, true, i), x, true, i + 1);
+    x = pare__linear(&g->b, pare__pool_global(&g->b, x), 5, &(pare__linear_options){.bias = true},
+                     "fc");
+    graph_end_as(g, x, PARE_OUTPUT_CLASSES,
+                 &(pare_model_shape){.batch = 3, .training = training, .compute = compute});
+    for (size_t i = 0; i < g->m->param_count; i++)
+        if (g->m->params[i].role == PARE_ROLE_CONV)
+            for (int64_t e = 0; e < pare_tensor_count(&g->m->params[i].value); e++)
+                ((float *)g->m->params[i].value.data)[e] *= 0.2f;
+}
+
+void graph_small_tokens(graph *g, bool training, pare_dtype compute, pare_output output)
+{
+    graph_tokens(g, 2, 6, 11, 4);
+    pare__build *b = &g->b;
+    const pare__attention_options o = {.heads = 2, .kv_heads = 1, .head_dim = 4, .causal = true};
+    int x = pare__embedding(b, graph_input(g), 11, 8, "wte.weight");
+    int h = pare__rms_norm(b, x, 1e-5f, 0, "norm1");
+    int q = pare__rotary(b, pare__linear(b, h, 8, NULL, "q"), 2, 4);
+    int k = pare__rotary(b, pare__linear(b, h, 4, NULL, "k"), 1, 4);
+    int a = pare__attention(b, q, k, pare__linear(b, h, 4, NULL, "v"), &o, "attn");
+    x = pare__residual(b, x, pare__dropout(b, pare__linear(b, a, 8, NULL, "o"), 0.25f), false);
+    x = pare__layer_norm(b, x, 1e-5f, true, "norm2");
+    if (output == PARE_OUTPUT_TOKENS)
+        pare__head(b, x, 11, true, "wte.weight", "lm_head");
+    else
+        x = pare__pool_mean(b, x);
+    graph_end_as(
+        g, x, output,
+        &(pare_model_shape){.batch = 2, .length = 6, .training = training, .compute = compute});
+}
+
+float graph_at(pare_tensor t, int64_t i)
+{
+    return t.dtype == PARE_F32 ? ((const float *)t.data)[i]
+                               : pare__bf16_to_f32(((const uint16_t *)t.data)[i]);
+}
+
+float *graph_copy(pare_tensor t)
+{
+    int64_t n = pare_tensor_count(&t);
+    float *copy = malloc((size_t)n * sizeof *copy);
+    for (int64_t i = 0; i < n; i++)
+        copy[i] = graph_at(t, i);
+    return copy;
+}

@@ -61,4 +61,14 @@ void graph_check(graph *g, int most);
 /* Everything a step gives, as one block: output, gradients. Freed by the caller. */
 void *graph_bytes(graph *g, size_t *size);
 
+/* Whole models: a stem and two residual blocks of convolutions with batch norms, 5 classes, values
+ * of a size as in a trained network; one block of a decoder, with a tied head (TOKENS) or a mean.
+ */
+void graph_small_images(graph *g, bool training, pare_dtype compute);
+void graph_small_tokens(graph *g, bool training, pare_dtype compute, pare_output output);
+
+/* An element of F32 or BF16; all of them as floats, freed by the caller. */
+float graph_at(pare_tensor t, int64_t i);
+float *graph_copy(pare_tensor t);
+
 #endif

@@ -62,9 +62,10 @@ void oracle_rotary(const pare_rotary_args *a)
 {
     int64_t half = a->cos.shape[1], D = a->x.shape[1] / a->heads;
     for (int64_t n = 0; n < pare_tensor_count(&a->x); n++) {
-        int64_t d = n % D, row = n / D / a->heads, angle = row % a->T * half + d % half;
+        int64_t d = n % D, row = n / D / a->heads;
         double x = oracle_get(&a->x, n);
         if (d < 2 * half) {
+            int64_t angle = row % a->T * half + d % half;
             double c = oracle_get(&a->cos, angle), s = oracle_get(&a->sin, angle);
             double other = oracle_get(&a->x, d < half ? n + half : n - half);
             x = x * c + other * s * (d < half ? -1 : 1) * (a->inverse ? -1 : 1);
@@ -161,7 +162,7 @@ static void attend(const query *a, const pare_attention_args *args, double *p)
     if (args->lse.data)
         oracle_put(&args->lse, (a->b * a->heads + a->h) * a->T + a->i, lse);
     for (int64_t d = 0; d < a->D; d++) {
-        double y = 0;
+        double y = isnan(lse) ? lse : 0;
         for (int64_t j = 0; j < a->T; j++)
             if (sees(a, j) && kept(a, j) > 0) /* what dropped out is not felt, be it NaN */
                 y += p[j] * kept(a, j) * oracle_get(&args->v, key_at(a, j, d));

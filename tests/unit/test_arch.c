@@ -268,10 +268,10 @@ static void refused(const char *arch, const char *config, pare_status status, co
 static void unknown_names_say_which_are_known(void **unused)
 {
     (void)unused;
-    refused("resnet20-cifr", NULL, PARE_ERR_UNSUPPORTED, "did you mean resnet20-cifar?");
-    refused("zebra", NULL, PARE_ERR_UNSUPPORTED, "resnet50");
-    refused("", NULL, PARE_ERR_UNSUPPORTED, "known");
-    refused("llama", NULL, PARE_ERR_UNSUPPORTED, "known");
+    refused("resnet20-cifr", NULL, PARE_ERR_ARGUMENT, "did you mean resnet20-cifar?");
+    refused("zebra", NULL, PARE_ERR_ARGUMENT, "resnet50");
+    refused("", NULL, PARE_ERR_ARGUMENT, "known");
+    refused("llama", NULL, PARE_ERR_ARGUMENT, "known");
     refused(NULL, "{\"model_type\": \"mamba\"}", PARE_ERR_UNSUPPORTED, "llama");
     refused(NULL, "{\"model_type\": \"resnet18\"}", PARE_ERR_UNSUPPORTED, "known");
     refused(NULL, "{}", PARE_ERR_UNSUPPORTED, "--arch");

@@ -65,12 +65,13 @@ static void a_residual_diamond(void **state)
 static void a_sum_of_a_value_and_what_one_node_makes_of_it(void **state)
 {
     (void)state;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         graph g = {.rng = 2};
         plain(&g, 3);
         int x = fc(&g, graph_leaf(&g, 2, SHAPE(3, 5)), 5, "in");
         int y = i == 0   ? fc(&g, x, 5, "fc")
                 : i == 1 ? pare__act(&g.b, x, PARE_FN_GELU)
+                : i == 4 ? pare__act(&g.b, x, PARE_FN_RELU)
                 : i == 2 ? pare__layer_norm(&g.b, x, 1e-3f, true, "ln")
                          : pare__residual(&g.b, x, fc(&g, x, 5, "fc"), true);
         int sum = pare__residual(&g.b, x, y, false);

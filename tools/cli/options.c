@@ -54,7 +54,7 @@ const struct option_row option_rows[OPTIONS] = {
     [OPT_STD] = {"std", 0, "X,…", KIND_TEXT, "train eval", NULL,
                  "what each channel is divided by then; default: the architecture's"},
     [OPT_DATA] = {"data", 0, "DATA", KIND_TEXT, "train eval", "@",
-                  "what to learn from or to measure on (see DATA)"},
+                  "what to learn from or to measure on (see DATA); no default"},
     [OPT_EVAL_DATA] = {"eval-data", 0, "DATA", KIND_TEXT, "train", "@",
                        "data to measure on when the training is done; default none"},
     [OPT_LABELS] =
@@ -92,9 +92,10 @@ const struct option_row option_rows[OPTIONS] = {
     [OPT_PRECISION] = {"precision", 0, "f32|bf16", KIND_TEXT, "train eval", "f32 bf16",
                        "what activations and products are computed in (sums and trained weights "
                        "are f32); default `f32`"},
-    [OPT_STEPS] = {"steps", 0, "N", KIND_COUNT, "train", NULL, "optimiser steps; or give --epochs"},
+    [OPT_STEPS] = {"steps", 0, "N", KIND_COUNT, "train", NULL,
+                   "optimiser steps; no default: give this or --epochs"},
     [OPT_EPOCHS] = {"epochs", 0, "X", KIND_BOUND, "train", NULL,
-                    "passes over the data, fractions allowed; or give --steps"},
+                    "passes over the data, fractions allowed; no default: give this or --steps"},
     [OPT_ACCUMULATE] = {"accumulate", 0, "N", KIND_COUNT, "train", NULL,
                         "batches whose gradients make one step; default 1"},
     [OPT_OPTIMIZER] = {"optimizer", 0, "sgd|adamw", KIND_TEXT, "train", "sgd adamw",
