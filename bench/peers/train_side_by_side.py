@@ -1,7 +1,8 @@
 """pare_bench_train beside PyTorch, in turns: medians over rounds, as CSV on stdout.
 
     train_side_by_side.py --pare build/release/bench/pare_bench_train --torch PYTHON
-        [--torch PYTHON] [--rounds 5] [--threads 2] [--case resnet20 …] [--compute f32 …]
+        [--torch PYTHON] [--rounds 5] [--steps 9] [--threads 2] [--case resnet20 …]
+        [--compute f32 …]
 """
 import argparse
 import datetime
@@ -16,6 +17,7 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 BEST = {"ATEN_CPU_CAPABILITY": "avx512", "OPENBLAS_CORETYPE": "SkylakeX",
         "OMP_WAIT_POLICY": "active",
+        "LD_LIBRARY_PATH": "/usr/lib/x86_64-linux-gnu/openblas-openmp",  # Debian's torch
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=17179869184:"
                           "glibc.malloc.trim_threshold=17179869184"}
 
@@ -41,6 +43,7 @@ def main():
     p.add_argument("--torch", action="append", default=[])
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--steps", type=int, default=9)
     p.add_argument("--case", action="append")
     p.add_argument("--compute", action="append")
     a = p.parse_args()
@@ -48,7 +51,7 @@ def main():
           "step_gflops,share_of_product,threads,rounds,cpu,date")
     for case in a.case or ["resnet20", "encoder", "llama"]:
         for compute in a.compute or ["f32", "bf16"]:
-            rest = [case, compute, str(a.threads)]
+            rest = [case, compute, str(a.threads), str(a.steps)]
             rows = {}
             for _ in range(a.rounds):
                 results = [run([a.pare, *rest], {})]

@@ -89,7 +89,7 @@ typedef struct pare_model_options {
     /* A plain state dict's architecture, "resnet20-cifar", "mlp:784-256-10" (docs/cli.md, ARCH);
      * NULL: config decides. */
     const char *arch;
-    const char *config; /* text of config.json, or NULL */
+    const char *config; /* text of config.json; NULL: the store's, if it has one */
     const pare_store
         *store;      /* the checkpoint the model is for (names and shapes help to tell
                         variants apart: prefixes, heads, tied weights); NULL: from scratch */

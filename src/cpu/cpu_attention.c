@@ -61,10 +61,10 @@ CPU_INLINE cpu_part_f highest(const float *s, int64_t n, cpu_part_f m)
 static void soften(float *s, int64_t n, float *m, float *l, float old[ATTN_GROUP])
 {
     const cpu_part_f lowest = (cpu_part_f){0} - INFINITY;
-    for (int v = 0; v < ATTN_GROUP; v += ATTN_W) {
+    for (int v = 0; v < ATTN_GROUP; v += CPU_PART_V) {
         cpu_part_f before = attn_get(m, PARE_F32, v), top = highest(s + v, n, before), sum = {0};
         /* nothing seen yet: any finite number will do for −Inf − it */
-        cpu_part_f from = attn_pick(top == lowest, (cpu_part_f){0}, top);
+        cpu_part_f from = cpu_part_pick(top == lowest, (cpu_part_f){0}, top);
         for (int64_t j = 0; j < n; j++) {
             cpu_part_f p = attn_exp2(attn_get(s, PARE_F32, j * ATTN_GROUP + v) - from);
             sum += p;

@@ -16,7 +16,6 @@
                       */
 #define ATTN_KEYS 64 /* keys of a tile */
 
-#define ATTN_W (CPU_PART / 4) /* floats of a register */
 #if defined(__AVX512F__)
 #define ATTN_ROWS 8 /* × 2 registers of sums, of 32 registers */
 #else
@@ -70,41 +69,17 @@ static inline attn_plan attn_plan_of(const pare_tensor *q, const uint8_t *keys, 
 /* One register's worth of elements from i on. */
 CPU_INLINE cpu_part_f attn_get(const void *x, pare_dtype dtype, int64_t i)
 {
-    cpu_part_f v;
-    cpu_part_h h;
-    if (dtype == PARE_F32) {
-        memcpy(&v, (const float *)x + i, sizeof v);
-        return v;
-    }
-    memcpy(&h, (const uint16_t *)x + i, sizeof h);
-    return (cpu_part_f)(__builtin_convertvector(h, cpu_part_u) << 16);
+    return cpu_part_load(x, dtype, i, CPU_PART_V);
 }
 
 CPU_INLINE void attn_put(void *y, pare_dtype dtype, int64_t i, cpu_part_f v)
 {
-    cpu_part_h h = cpu_part_to_bf16(v);
-    if (dtype == PARE_F32)
-        memcpy((float *)y + i, &v, sizeof v);
-    else
-        memcpy((uint16_t *)y + i, &h, sizeof h);
-}
-
-CPU_INLINE cpu_part_f attn_pick(cpu_part_i where, cpu_part_f yes, cpu_part_f no)
-{
-    return (cpu_part_f)(((cpu_part_i)yes & where) | ((cpu_part_i)no & ~where));
+    cpu_part_store(y, dtype, i, CPU_PART_V, v);
 }
 
 CPU_INLINE cpu_part_f attn_max(cpu_part_f a, cpu_part_f b) /* b where either is NaN */
 {
-    return attn_pick(a > b, a, b);
-}
-
-CPU_INLINE float attn_sum(cpu_part_f v)
-{
-    float sum = 0.0f;
-    for (int l = 0; l < ATTN_W; l++)
-        sum += v[l];
-    return sum;
+    return cpu_part_pick(a > b, a, b);
 }
 
 /* 2^x for x ≤ 0 to 2 ulp: 0 below −126.5, NaN stays. Minimax polynomial on [−1/2, 1/2]. */
@@ -217,7 +192,7 @@ CPU_INLINE bool attn_load_as(const attn_plan *p, const pare_tensor *x, pare_dtyp
     float zero = 0.0f;
     for (int64_t i = 0; i < n; i++, at += x->shape[1], tile += p->wide) {
         int64_t d = 0;
-        for (; d + ATTN_W <= p->D; d += ATTN_W) {
+        for (; d + CPU_PART_V <= p->D; d += CPU_PART_V) {
             cpu_part_f v = attn_get(x->data, dtype, at + d);
             zeros += v * 0.0f;
             attn_put(tile, PARE_F32, d, v * factor);
@@ -230,7 +205,7 @@ CPU_INLINE bool attn_load_as(const attn_plan *p, const pare_tensor *x, pare_dtyp
         for (; d < p->wide; d++)
             tile[d] = 0.0f;
     }
-    return zero + attn_sum(zeros) == 0.0f;
+    return zero + cpu_part_sum(zeros) == 0.0f;
 }
 
 /* Rows [row, row + n) of head h of x [B·T, heads·D]. */
@@ -248,7 +223,7 @@ CPU_INLINE void attn_store_as(const attn_plan *p, const float *tile, const pare_
 {
     for (int64_t i = 0; i < n; i++, at += x->shape[1], tile += p->wide) {
         int64_t d = 0;
-        for (; d + ATTN_W <= p->D; d += ATTN_W)
+        for (; d + CPU_PART_V <= p->D; d += CPU_PART_V)
             attn_put(x->data, dtype, at + d, attn_get(tile, PARE_F32, d) * factor);
         for (; d < p->D; d++)
             cpu_put(x->data, dtype, at + d, tile[d] * factor);
@@ -281,20 +256,20 @@ static inline void attn_store(const attn_plan *p, const float *tile, int64_t row
  * row r with row r + W/2, as often as it takes to halve W down to 1. */
 static inline void attn_transpose(const float *x, int64_t wide, float *y)
 {
-    for (int64_t d = 0; d < wide; d += ATTN_W)
-        for (int64_t i = 0; i < ATTN_GROUP; i += ATTN_W) {
-            cpu_part_f a[ATTN_W], b[ATTN_W];
-            for (int r = 0; r < ATTN_W; r++)
+    for (int64_t d = 0; d < wide; d += CPU_PART_V)
+        for (int64_t i = 0; i < ATTN_GROUP; i += CPU_PART_V) {
+            cpu_part_f a[CPU_PART_V], b[CPU_PART_V];
+            for (int r = 0; r < CPU_PART_V; r++)
                 memcpy(&a[r], x + (i + r) * wide + d, sizeof a[r]);
-            for (int half = ATTN_W / 2; half > 0; half /= 2) {
-                for (int r = 0; r < ATTN_W / 2; r++) {
-                    b[2 * r] = __builtin_shufflevector(a[r], a[r + ATTN_W / 2], ATTN_LOW);
-                    b[2 * r + 1] = __builtin_shufflevector(a[r], a[r + ATTN_W / 2], ATTN_HIGH);
+            for (int half = CPU_PART_V / 2; half > 0; half /= 2) {
+                for (int r = 0; r < CPU_PART_V / 2; r++) {
+                    b[2 * r] = __builtin_shufflevector(a[r], a[r + CPU_PART_V / 2], ATTN_LOW);
+                    b[2 * r + 1] = __builtin_shufflevector(a[r], a[r + CPU_PART_V / 2], ATTN_HIGH);
                 }
-                for (int r = 0; r < ATTN_W; r++)
+                for (int r = 0; r < CPU_PART_V; r++)
                     a[r] = b[r];
             }
-            for (int r = 0; r < ATTN_W; r++)
+            for (int r = 0; r < CPU_PART_V; r++)
                 memcpy(y + (d + r) * ATTN_GROUP + i, &a[r], sizeof a[r]);
         }
 }
@@ -316,21 +291,21 @@ CPU_INLINE void attn_block(attn_left a, const float *b, int64_t b_row, float *c,
         for (int v = 0; v < across; v++) {
             sum[m][v] = (cpu_part_f){0};
             if (adds)
-                memcpy(&sum[m][v], c + m * c_row + v * ATTN_W, sizeof sum[m][v]);
+                memcpy(&sum[m][v], c + m * c_row + v * CPU_PART_V, sizeof sum[m][v]);
             if (adds && keep)
                 sum[m][v] *= keep[m];
         }
     for (int64_t k = 0; k < K; k++) {
         cpu_part_f row[2];
         for (int v = 0; v < across; v++)
-            memcpy(&row[v], b + k * b_row + v * ATTN_W, sizeof row[v]);
+            memcpy(&row[v], b + k * b_row + v * CPU_PART_V, sizeof row[v]);
         for (int m = 0; m < ATTN_ROWS; m++)
             for (int v = 0; v < across; v++)
                 sum[m][v] += a.at[m * a.row + k * a.col] * row[v];
     }
     for (int m = 0; m < ATTN_ROWS; m++)
         for (int v = 0; v < across; v++)
-            memcpy(c + m * c_row + v * ATTN_W, &sum[m][v], sizeof sum[m][v]);
+            memcpy(c + m * c_row + v * CPU_PART_V, &sum[m][v], sizeof sum[m][v]);
 }
 
 /* c [M, N] (+)= a [M, K]·b [K, N] with rows of c_row and b_row floats; N is a multiple of 16, M is
@@ -339,11 +314,11 @@ CPU_INLINE void attn_product(attn_left a, const float *b, int64_t b_row, float *
                              int64_t M, int64_t N, int64_t K, bool adds, const float *keep)
 {
     int64_t n = 0;
-    for (; n + 2 * ATTN_W <= N; n += 2 * ATTN_W)
+    for (; n + 2 * CPU_PART_V <= N; n += 2 * CPU_PART_V)
         for (int64_t m = 0; m < M; m += ATTN_ROWS)
             attn_block((attn_left){a.at + m * a.row, a.row, a.col}, b + n, b_row, c + m * c_row + n,
                        c_row, K, 2, adds, keep ? keep + m : NULL);
-    for (; n < N; n += ATTN_W)
+    for (; n < N; n += CPU_PART_V)
         for (int64_t m = 0; m < M; m += ATTN_ROWS)
             attn_block((attn_left){a.at + m * a.row, a.row, a.col}, b + n, b_row, c + m * c_row + n,
                        c_row, K, 1, adds, keep ? keep + m : NULL);

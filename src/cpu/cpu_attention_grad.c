@@ -58,20 +58,20 @@ CPU_INLINE void differentiate_row(float *p, float *ds, const float *lse, const f
                                   const float *keep, bool hides)
 {
     const cpu_part_f zero = {0}, lowest = zero - INFINITY;
-    for (int v = 0; v < ATTN_GROUP; v += ATTN_W) {
+    for (int v = 0; v < ATTN_GROUP; v += CPU_PART_V) {
         cpu_part_f s = attn_get(p, PARE_F32, v), d = attn_get(ds, PARE_F32, v);
         cpu_part_f x = attn_exp2(s - attn_get(lse, PARE_F32, v));
         if (hides)
-            x = attn_pick(s == lowest, zero, x);
+            x = cpu_part_pick(s == lowest, zero, x);
         cpu_part_f kept = x;
         if (keep) {
             cpu_part_f times = attn_get(keep, PARE_F32, v);
-            kept = attn_pick(times > zero, x * times, zero);
+            kept = cpu_part_pick(times > zero, x * times, zero);
             d *= times;
         }
         d = x * (d - attn_get(delta, PARE_F32, v));
         if (hides)
-            d = attn_pick(s == lowest, zero, d);
+            d = cpu_part_pick(s == lowest, zero, d);
         attn_put(p, PARE_F32, v, kept);
         attn_put(ds, PARE_F32, v, d);
     }
@@ -138,11 +138,11 @@ CPU_INLINE float dot(const float *dy, const void *y, pare_dtype dtype, int64_t a
     cpu_part_f sums = {0};
     float sum = 0.0f;
     int64_t d = 0;
-    for (; d + ATTN_W <= D; d += ATTN_W)
+    for (; d + CPU_PART_V <= D; d += CPU_PART_V)
         sums += attn_get(dy, PARE_F32, d) * attn_get(y, dtype, at + d);
     for (; d < D; d++)
         sum += dy[d] * cpu_get(y, dtype, at + d);
-    return sum + attn_sum(sums);
+    return sum + cpu_part_sum(sums);
 }
 
 /* lse (of base 2, +Inf for a query that sees nothing: its probabilities are then 0) and delta of

@@ -8,6 +8,22 @@
  * the width is free. */
 #define CPU_POOL_WIDE 4
 
+/* Elements [i, i + n) of the `count` of x, at most a register of them. Where fewer are wanted the
+ * register holds what follows in x: the next pixel, or 0 at the end. */
+CPU_INLINE cpu_part_f cpu_pool_load(const void *x, pare_dtype dtype, int64_t count, int64_t i,
+                                    int64_t n)
+{
+    return cpu_part_load(x, dtype, i, count - i >= CPU_PART_V ? CPU_PART_V : n);
+}
+
+/* The same to a row of `count` that is written from left to right: what goes too far is overwritten
+ * by the next pixel. */
+CPU_INLINE void cpu_pool_store(void *y, pare_dtype dtype, int64_t count, int64_t i, int64_t n,
+                               cpu_part_f v)
+{
+    cpu_part_store(y, dtype, i, count - i >= CPU_PART_V ? CPU_PART_V : n, v);
+}
+
 /* Runs body(c, registers, channels in each) over C channels. */
 #define CPU_CHANNELS(C_, body_)                                                                    \
     do {                                                                                           \
@@ -22,6 +38,7 @@
 typedef struct cpu_pool {
     const pare_window *window;
     int64_t H, W, C, rows, cols; /* of the input; rows, cols of the output */
+    int64_t in, out;             /* elements of all images */
     bool count_pad;              /* of a mean */
 } cpu_pool;
 
@@ -34,6 +51,8 @@ static inline cpu_pool cpu_pool_of(const pare_tensor *x, const pare_tensor *y,
                       .C = x->shape[3],
                       .rows = y->shape[1],
                       .cols = y->shape[2],
+                      .in = pare_tensor_count(x),
+                      .out = pare_tensor_count(y),
                       .count_pad = count_pad};
 }
 

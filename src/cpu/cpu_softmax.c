@@ -3,51 +3,58 @@
 #include "cpu_nn.h"
 #include "cpu_row.h"
 
-/* Elements [i, i + n): e^(x − top) is added to the sum. */
-CPU_INLINE void exp_step(cpu_acc *sum, const void *x, void *y, pare_dtype dtype, float top,
+#define ROOM 4096 /* floats */
+
+/* Elements [i, i + n): e^(x − top) is added to the sum, and waits for it if there is room. */
+CPU_INLINE void exp_step(cpu_acc *sum, const void *x, pare_dtype dtype, float *waiting, float top,
                          int64_t i, int64_t n)
 {
     cpu_v e = cpu_vexp_below(cpu_vload_n(x, dtype, i, n, -INFINITY) - top);
     if (n < CPU_V) /* behind the end: e^(−Inf − top), NaN where top is −Inf or NaN */
         e = cpu_vload_n(&e, PARE_F32, 0, n, 0.0f);
     cpu_acc_add(sum, e);
-    if (dtype == PARE_F32)
-        cpu_vstore_n(y, dtype, i, n, e);
+    if (waiting)
+        cpu_vstore_n(waiting, PARE_F32, i, n, e);
 }
 
-CPU_INLINE void scale_step(const void *x, void *y, pare_dtype dtype, float top, float factor,
-                           int64_t i, int64_t n)
+CPU_INLINE void scale_step(const void *x, void *y, pare_dtype dtype, const float *waiting,
+                           float top, float factor, int64_t i, int64_t n)
 {
-    cpu_v e = dtype == PARE_F32 ? cpu_vload_n(y, dtype, i, n, 0.0f)
-                                : cpu_vexp_below(cpu_vload_n(x, dtype, i, n, 0.0f) - top);
+    cpu_v e = waiting ? cpu_vload_n(waiting, PARE_F32, i, n, 0.0f)
+                      : cpu_vexp_below(cpu_vload_n(x, dtype, i, n, 0.0f) - top);
     cpu_vstore_n(y, dtype, i, n, e * factor);
 }
 
-/* In F32 the powers wait in y for their sum; in BF16, where that would round twice, they are
- * computed again. */
-CPU_INLINE void softmax_row(const void *x, void *y, pare_dtype dtype, int64_t N)
+/* waiting: N floats (y itself, if that is F32), or NULL: then the powers are computed twice. */
+CPU_INLINE void softmax_row(const void *x, void *y, pare_dtype dtype, float *waiting, int64_t N)
 {
     float top = cpu_row_top(x, dtype, N);
-    cpu_acc sum = cpu_acc_of(0);
+    cpu_acc sums = cpu_acc_of(0);
     int64_t i = 0;
     for (; i + CPU_V <= N; i += CPU_V)
-        exp_step(&sum, x, y, dtype, top, i, CPU_V);
+        exp_step(&sums, x, dtype, waiting, top, i, CPU_V);
     if (i < N)
-        exp_step(&sum, x, y, dtype, top, i, N - i);
-    float factor = 1.0f / cpu_vsum(cpu_acc_get(&sum));
+        exp_step(&sums, x, dtype, waiting, top, i, N - i);
+    float factor = 1.0f / cpu_vsum(cpu_acc_get(&sums));
     for (i = 0; i + CPU_V <= N; i += CPU_V)
-        scale_step(x, y, dtype, top, factor, i, CPU_V);
+        scale_step(x, y, dtype, waiting, top, factor, i, CPU_V);
     if (i < N)
-        scale_step(x, y, dtype, top, factor, i, N - i);
+        scale_step(x, y, dtype, waiting, top, factor, i, N - i);
 }
 
 CPU_INLINE void softmax_rows(const pare_softmax_args *a, pare_dtype dtype, int64_t first,
                              int64_t last)
 {
     int64_t N = a->x.shape[1];
-    for (int64_t r = first; r < last; r++)
-        softmax_row(cpu_row_at(a->x.data, dtype, r * N), cpu_row_at(a->y.data, dtype, r * N), dtype,
-                    N);
+    float room[ROOM];
+    for (int64_t r = first; r < last; r++) {
+        const void *x = cpu_row_at(a->x.data, dtype, r * N);
+        void *y = cpu_row_at(a->y.data, dtype, r * N);
+        if (dtype == PARE_F32)
+            softmax_row(x, y, dtype, y, N);
+        else
+            softmax_row(x, y, dtype, N <= ROOM ? room : NULL, N);
+    }
 }
 
 static void softmax_part(const void *user, int64_t first, int64_t last)

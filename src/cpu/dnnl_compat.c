@@ -68,7 +68,7 @@ static dnnl_status_t forward(const product_recipe *r, const moves *by, dnnl_engi
                              product_layout *const l[PRODUCT_ROLES], dnnl_primitive_attr_t attr,
                              dnnl_primitive_desc_t *description)
 {
-    if (r->kind == PRODUCT_GEMM_GRAD_W)
+    if (product_is_linear(r->kind))
         return dnnl_inner_product_forward_primitive_desc_create(
             description, engine, dnnl_forward_training, l[PRODUCT_SRC], l[PRODUCT_WEIGHTS], NULL,
             l[PRODUCT_DST], attr);
@@ -79,6 +79,9 @@ static dnnl_status_t gradient(const product_recipe *r, const moves *by, dnnl_eng
                               product_layout *const l[PRODUCT_ROLES], dnnl_primitive_attr_t attr,
                               dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *description)
 {
+    if (r->kind == PRODUCT_GEMM_GRAD_X)
+        return dnnl_inner_product_backward_data_primitive_desc_create(
+            description, engine, l[PRODUCT_SRC], l[PRODUCT_WEIGHTS], l[PRODUCT_DST], hint, attr);
     if (r->kind == PRODUCT_GEMM_GRAD_W)
         return dnnl_inner_product_backward_weights_primitive_desc_create(
             description, engine, l[PRODUCT_SRC], l[PRODUCT_WEIGHTS], NULL, l[PRODUCT_DST], hint,
@@ -150,7 +153,7 @@ static dnnl_status_t forward(const product_recipe *r, const moves *by, dnnl_engi
                              product_layout *const l[PRODUCT_ROLES], dnnl_primitive_attr_t attr,
                              dnnl_primitive_desc_t *description)
 {
-    if (r->kind != PRODUCT_GEMM_GRAD_W)
+    if (!product_is_linear(r->kind))
         return conv(by, engine, l, attr, description);
     dnnl_inner_product_desc_t desc;
     dnnl_status_t status = dnnl_inner_product_forward_desc_init(
@@ -165,7 +168,10 @@ static dnnl_status_t gradient(const product_recipe *r, const moves *by, dnnl_eng
     dnnl_inner_product_desc_t linear;
     dnnl_convolution_desc_t desc;
     dnnl_status_t status;
-    if (r->kind == PRODUCT_GEMM_GRAD_W)
+    if (r->kind == PRODUCT_GEMM_GRAD_X)
+        status = dnnl_inner_product_backward_data_desc_init(&linear, l[PRODUCT_SRC],
+                                                            l[PRODUCT_WEIGHTS], l[PRODUCT_DST]);
+    else if (r->kind == PRODUCT_GEMM_GRAD_W)
         status = dnnl_inner_product_backward_weights_desc_init(
             &linear, l[PRODUCT_SRC], l[PRODUCT_WEIGHTS], NULL, l[PRODUCT_DST]);
     else if (r->kind == PRODUCT_CONV_GRAD_X)
@@ -176,7 +182,7 @@ static dnnl_status_t gradient(const product_recipe *r, const moves *by, dnnl_eng
         status = dnnl_dilated_convolution_backward_weights_desc_init(
             &desc, dnnl_convolution_direct, l[PRODUCT_SRC], l[PRODUCT_WEIGHTS], NULL,
             l[PRODUCT_DST], by->stride, by->dilation, by->before, by->after);
-    const void *op = r->kind == PRODUCT_GEMM_GRAD_W ? (const void *)&linear : &desc;
+    const void *op = product_is_linear(r->kind) ? (const void *)&linear : &desc;
     return status ? status : dnnl_primitive_desc_create(description, op, attr, engine, hint);
 }
 

@@ -44,12 +44,18 @@ typedef enum product_role {
 
 typedef enum product_kind {
     PRODUCT_GEMM,
-    PRODUCT_GEMM_GRAD_W, /* weights = dstᵀ·src, a linear layer's */
+    PRODUCT_GEMM_GRAD_X, /* src = dst·weights and weights = dstᵀ·src, of a linear layer */
+    PRODUCT_GEMM_GRAD_W,
     PRODUCT_CONV,
     PRODUCT_CONV_GRAD_X,
     PRODUCT_CONV_GRAD_W,
     PRODUCT_KINDS
 } product_kind;
+
+static inline bool product_is_linear(int64_t kind) /* a gradient of oneDNN's inner product */
+{
+    return kind == PRODUCT_GEMM_GRAD_X || kind == PRODUCT_GEMM_GRAD_W;
+}
 
 static inline bool product_makes_weights(int64_t kind)
 {

@@ -12,6 +12,8 @@
 #include "base/check.h"
 #include "base/half.h"
 
+#define LONG_SUM 4096 /* terms */
+
 /* A product without terms: c keeps what it has if accumulate, plus the bias. */
 static void sum_of_nothing(const pare_gemm_args *args)
 {
@@ -61,29 +63,38 @@ static gemm_call call_of(const pare_gemm_args *args)
     return call;
 }
 
-/* dyᵀ·x is the gradient of a linear layer's weights, for which oneDNN has a kernel a tenth faster
- * than its matmul; it cannot add. */
-static bool is_gradient(const gemm_call *call)
+/* oneDNN has kernels for a linear layer's gradients that cannot add: that of dyᵀ·x is a tenth
+ * faster than its matmul, that of dy·W a fifth and more where the sums are long. */
+static product_kind kind_of(const gemm_call *call)
 {
     const pare_gemm_args *args = call->args;
-    return args->trans_a && !args->accumulate && !args->bias.data && call->c.work.dtype == PARE_F32;
+    if (args->accumulate || args->bias.data || args->trans_b)
+        return PRODUCT_GEMM;
+    if (args->trans_a)
+        return call->c.work.dtype == PARE_F32 ? PRODUCT_GEMM_GRAD_W : PRODUCT_GEMM;
+    bool alike = call->c.work.dtype == call->a.work.dtype;
+    return alike && args->a.shape[1] >= LONG_SUM ? PRODUCT_GEMM_GRAD_X : PRODUCT_GEMM;
 }
 
-static product_recipe recipe_of(const gemm_call *call)
+/* Which of a, b, c is src, weights and dst. */
+static void roles_of(gemm_call *call, product_kind kind, product_operand *role[3])
 {
-    const pare_gemm_args *args = call->args;
+    role[PRODUCT_SRC] = kind == PRODUCT_GEMM_GRAD_X   ? &call->c
+                        : kind == PRODUCT_GEMM_GRAD_W ? &call->b
+                                                      : &call->a;
+    role[PRODUCT_WEIGHTS] = kind == PRODUCT_GEMM_GRAD_W ? &call->c : &call->b;
+    role[PRODUCT_DST] = kind == PRODUCT_GEMM ? &call->c : &call->a;
+}
+
+static product_recipe recipe_of(const pare_gemm_args *args, product_kind kind,
+                                product_operand *const role[3])
+{
     const int64_t bias[2] = {1, args->c.shape[1]};
-    product_recipe r = {.kind = PRODUCT_GEMM, .sum = args->accumulate};
-    if (is_gradient(call)) {
-        r.kind = PRODUCT_GEMM_GRAD_W;
-        r.given[PRODUCT_SRC] = operand_view(&call->b, false);
-        r.given[PRODUCT_WEIGHTS] = operand_view(&call->c, false);
-        r.given[PRODUCT_DST] = operand_view(&call->a, false);
-    } else {
-        r.given[PRODUCT_SRC] = operand_view(&call->a, args->trans_a);
-        r.given[PRODUCT_WEIGHTS] = operand_view(&call->b, args->trans_b);
-        r.given[PRODUCT_DST] = operand_view(&call->c, false);
-    }
+    bool plain = kind == PRODUCT_GEMM; /* gradients have their transposes in their kind */
+    product_recipe r = {.kind = kind, .sum = args->accumulate};
+    r.given[PRODUCT_SRC] = operand_view(role[PRODUCT_SRC], plain && args->trans_a);
+    r.given[PRODUCT_WEIGHTS] = operand_view(role[PRODUCT_WEIGHTS], plain && args->trans_b);
+    r.given[PRODUCT_DST] = operand_view(role[PRODUCT_DST], false);
     r.own = r.given[PRODUCT_WEIGHTS];
     if (args->bias.data)
         r.given[PRODUCT_BIAS] = pare__product_view(PARE_F32, 2, bias);
@@ -99,23 +110,24 @@ pare_status pare__dnnl_gemm(pare_backend *be, const pare_gemm_args *args)
         return PARE_OK;
     }
     gemm_call call = call_of(args);
-    product_recipe recipe = recipe_of(&call);
-    product_operand *a = &call.a, *b = &call.b, *c = &call.c;
+    product_kind kind = kind_of(&call);
+    product_operand *role[3];
+    roles_of(&call, kind, role);
+    product_recipe recipe = recipe_of(args, kind, role);
     product_plan *plan = NULL;
     size_t more = 0;
     void *scratch = NULL;
     PARE_TRY(pare__product_plan(be, &recipe, &plan, &more));
     PARE_TRY(pare__scratch(be, call.used + more, &scratch));
-    pare__operand_place(a, scratch);
-    pare__operand_place(b, scratch);
-    pare__operand_place(c, scratch);
-    PARE_TRY(pare__operand_read(be, a, scratch));
-    PARE_TRY(pare__operand_read(be, b, scratch));
+    void *data[PRODUCT_ROLES] = {[PRODUCT_BIAS] = args->bias.data};
+    for (int i = 0; i < 3; i++) {
+        pare__operand_place(role[i], scratch);
+        data[i] = role[i]->work.data;
+    }
+    PARE_TRY(pare__operand_read(be, &call.a, scratch));
+    PARE_TRY(pare__operand_read(be, &call.b, scratch));
     if (args->accumulate)
-        PARE_TRY(pare__operand_read(be, c, scratch));
-    void *const product[] = {a->work.data, b->work.data, c->work.data, args->bias.data};
-    void *const gradient[] = {b->work.data, c->work.data, a->work.data, NULL};
-    PARE_TRY(pare__product_run(be, plan, is_gradient(&call) ? gradient : product,
-                               (uint8_t *)scratch + call.used));
-    return pare__operand_write(be, c);
+        PARE_TRY(pare__operand_read(be, &call.c, scratch));
+    PARE_TRY(pare__product_run(be, plan, data, (uint8_t *)scratch + call.used));
+    return pare__operand_write(be, &call.c);
 }

@@ -34,8 +34,8 @@ typedef struct product_state {
 
 /* ---- failures -------------------------------------------------------------------------------- */
 
-static const char *const op_names[PRODUCT_KINDS] = {"gemm", "gemm", "conv", "conv_grad_x",
-                                                    "conv_grad_w"};
+static const char *const op_names[PRODUCT_KINDS] = {"gemm", "gemm",        "gemm",
+                                                    "conv", "conv_grad_x", "conv_grad_w"};
 
 static pare_status status_of(dnnl_status_t status)
 {
@@ -281,6 +281,7 @@ static dnnl_status_t multiply(const product_state *state, const product_plan *pl
 {
     static const int names[PRODUCT_KINDS][PRODUCT_ROLES] = {
         {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS},
+        {DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST, DNNL_ARG_BIAS},
         {DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST, DNNL_ARG_BIAS},
         {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS},
         {DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST, DNNL_ARG_BIAS},

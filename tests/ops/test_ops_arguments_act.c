@@ -173,7 +173,7 @@ static void gradients_that_are_added_to_are_not_in_place(void **state)
         TAKEN(rms_norm_grad);
         REFUSED(rms_norm_grad, "overlap", bad.accumulate_x = true);
         REFUSED(rms_norm_grad, "dgamma", bad.dgamma.shape[0] = 7);
-        REFUSED(rms_norm_grad, "dy", bad.dgamma.data = m[0]);
+        REFUSED(rms_norm_grad, "dy", (bad.dx = matrix(3), bad.dgamma.data = m[0]));
         good.dgamma.data = NULL;
         TAKEN(rms_norm_grad);
     }
