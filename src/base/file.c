@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -365,4 +366,39 @@ pare_status pare__join(const char *dir, const char *name, char **path)
         (*path)[length] = '/';
     memcpy(*path + length + slash, name, size);
     return PARE_OK;
+}
+
+bool pare__same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+pare_status pare__lock_take(const char *path, int *lock)
+{
+    for (;;) {
+        struct stat info;
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        PARE_REQUIRE(fd >= 0, pare__errno_status(errno), "cannot write '%s': %s", path,
+                     strerror(errno));
+        if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+            close(fd);
+            PARE_FAIL(PARE_ERR_EXISTS,
+                      "another process works on the same output (it holds %s): wait, or choose "
+                      "another output",
+                      path);
+        }
+        *lock = fd;
+        if (fstat(fd, &info) == 0 && info.st_nlink > 0)
+            return PARE_OK;
+        close(fd); /* its holder removed it between our open and our lock */
+    }
+}
+
+void pare__lock_drop(const char *path, int lock)
+{
+    if (lock < 0)
+        return;
+    unlink(path);
+    close(lock);
 }

@@ -32,6 +32,7 @@ pare_status pare__file_save(const char *path, const void *bytes, int64_t size);
 
 bool pare__exists(const char *path); /* a link counts, wherever it leads */
 bool pare__is_directory(const char *path);
+bool pare__same_file(const char *a, const char *b); /* both there, and one and the same */
 pare_status pare__make_directory(const char *path); /* and its parents; existing is fine */
 /* A file, a link, or a folder with all in it; absent is fine. */
 pare_status pare__remove_tree(const char *path);
@@ -39,6 +40,11 @@ pare_status pare__sync_parent(const char *path); /* fsync of the folder that hol
 /* rename; if replace is off and `to` exists: PARE_ERR_EXISTS. Replaces folders too; where that
  * fails, `to` is still what it was. */
 pare_status pare__rename(const char *from, const char *to, bool replace);
+/* Makes and locks a file; PARE_ERR_EXISTS if another process holds it. The lock ends with the
+ * process; pare__lock_drop (-1 is fine) ends it before and removes the file. */
+pare_status pare__lock_take(const char *path, int *lock);
+void pare__lock_drop(const char *path, int lock);
+
 /* "dir/name" as a new string. */
 pare_status pare__join(const char *dir, const char *name, char **path);
 

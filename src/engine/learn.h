@@ -75,12 +75,21 @@ unsigned pare__default_metrics(const pare_model *model, const pare_dataset *data
 
 /* ---- model_write.c --------------------------------------------------------------------------- */
 
+/* Digests of the source's tensors as docs/formats/store.md has them, as the text of a JSON object;
+ * "{}" from scratch. Reads the whole source; caller frees. */
+pare_status pare__source_digests(const pare__subject *subject, pare_backend *be, char **text);
+
+/* Rounds the model's values to what the output will hold, so that what is measured is what is
+ * written. PARE_ERR_NUMERIC names a tensor whose values do not fit the source's dtype. */
+pare_status pare__model_round(const pare__subject *subject, pare_backend *be);
+
 typedef struct pare__model_write {
     const pare__subject *subject;
     pare_backend *be;
     const char *output;
-    const char *recipe; /* normalised text for the provenance */
-    const char *data;   /* digest of what it learned from, hex */
+    const char *recipe;  /* normalised text for the provenance */
+    const char *data;    /* digest of what it learned from, hex */
+    const char *sources; /* pare__source_digests */
     int64_t max_shard_size;
     bool overwrite;
 } pare__model_write;

@@ -32,17 +32,22 @@ static pare_entry dense(const char *name, pare_dtype dtype, int rank, const int6
     return e;
 }
 
+/* The dtype in which a parameter is written: the source's. */
+static pare_dtype dtype_of(const pare__subject *s, const char *name)
+{
+    int64_t source = s->store ? pare_store_find(s->store, name) : -1;
+    const pare_entry *e = source >= 0 ? pare_store_entry(s->store, source) : NULL;
+    return e && pare_dtype_is_weight(e->dtype) ? e->dtype : PARE_F32;
+}
+
 static void add_param(output *o, const pare__subject *s, int64_t index)
 {
     const pare_param *p = pare_model_param(s->model, index);
     int64_t shape[PARE_MAX_RANK];
     int rank;
-    pare_dtype dtype = PARE_F32;
     int64_t source = s->store ? pare_store_find(s->store, p->name) : -1;
     pare_model_stored_shape(s->model, index, &rank, shape);
-    if (source >= 0 && pare_dtype_is_weight(pare_store_entry(s->store, source)->dtype))
-        dtype = pare_store_entry(s->store, source)->dtype;
-    o->entries[o->count] = dense(p->name, dtype, rank, shape);
+    o->entries[o->count] = dense(p->name, dtype_of(s, p->name), rank, shape);
     o->origins[o->count++] = (origin){.param = index, .source = source};
 }
 
@@ -111,12 +116,14 @@ static pare__json *history(const pare_store *store)
 
 static pare_status remember(output *o)
 {
+    pare__json *sources = NULL;
+    PARE_TRY(pare__json_parse(o->write->sources, strlen(o->write->sources), "sources", &sources));
     pare__json *root = history(o->write->subject->store);
     pare__json *entry = pare__json_set_object(root, NULL);
     pare__json_set_string(entry, "pare", pare_version());
     pare__json_set_string(entry, "recipe", o->write->recipe);
     pare__json_set_string(entry, "data", o->write->data);
-    pare__json_set_object(entry, "sources");
+    pare__json_set(entry, "sources", sources);
     pare_status status = pare__json_dump(root, 0, false, &o->provenance);
     pare__json_free(&root);
     if (status != PARE_OK)

@@ -147,6 +147,7 @@ static pare_status fit_scheme(const pare__job *job, pare__task *task)
         PARE_TRY(fall_back(job, task, sentence));
     }
     task->out.form = PARE_FORM_QUANT;
+    task->out.nonzeros = 0; /* of a sparse source */
     task->out.scheme = scheme;
     task->out.scale_offset = 0; /* found with the ranges */
     return PARE_OK;

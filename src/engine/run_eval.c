@@ -67,6 +67,7 @@ static pare_status open_all(evaluation *e, const pare_run_options *options)
                  "nothing to measure: %s gives embeddings, or the data has no labels; name another "
                  "checkpoint to compare with (--against), or a file for the outputs (--outputs)",
                  pare__subject_name(&e->model));
+    PARE_TRY(pare_eval_check(&e->options));
     return PARE_OK;
 }
 
@@ -76,6 +77,7 @@ static pare_status predict(evaluation *e)
     if (e->against.model)
         PARE_TRY(pare_model_predict(e->against.model, &e->shape, &e->need.against));
     e->need.beside = pare_eval_bytes(&e->options, &e->shape);
+    e->need.model.masks = e->need.against.masks = 0; /* what is measured needs none */
     double batches =
         (double)pare_dataset_count(e->dataset) / (double)(e->shape.batch ? e->shape.batch : 1);
     e->need.flops = batches * (e->need.model.flops + e->need.against.flops);

@@ -10,6 +10,8 @@
 #include <string.h>
 
 #define WRITING_BYTES ((int64_t)512 << 10) /* laying out and writing states and the model */
+#define MOST_STEPS ((int64_t)1 << 40)
+#define MOST_ACCUMULATED ((int64_t)1 << 20)
 #define SAVE_SECONDS 300.0 /* between states where no number of steps is asked for */
 
 typedef struct training {
@@ -23,7 +25,9 @@ typedef struct training {
     pare_model_shape shape;
     pare_trainer *trainer;
     pare__need need;
-    char *recipe, *state_path, *fingerprint;
+    char *recipe, *state_path, *lock_path, *fingerprint, *sources;
+    int lock;        /* descriptor of the file that says that somebody works on this output */
+    bool replaces;   /* an output of that name may be replaced */
     char digest[33]; /* of the data */
     double saved_at;
     int64_t began_at; /* step */
@@ -34,15 +38,22 @@ typedef struct training {
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-static pare_status check_output(const training *t)
+static pare_status check_output(training *t)
 {
     const char *output = t->job->output;
     PARE_REQUIRE(output && *output, PARE_ERR_ARGUMENT, "no output: give -o OUT");
     PARE_REQUIRE(!pare__glob("*.gguf", output), PARE_ERR_ARGUMENT,
                  "%s: GGUF is not in this version; write .safetensors, .h5 or a directory", output);
     PARE_TRY(pare__check_folder(output));
-    PARE_REQUIRE(t->options->overwrite || !pare__exists(output) || pare__exists(t->state_path),
-                 PARE_ERR_EXISTS, "%s exists: choose another output, or give --overwrite", output);
+    bool there = pare__exists(output), cut = pare__exists(t->state_path);
+    PARE_REQUIRE(t->options->overwrite || !there || cut, PARE_ERR_EXISTS,
+                 "%s exists: choose another output, or give --overwrite", output);
+    t->replaces = t->options->overwrite || there;
+    const char *source = t->job->model.checkpoint;
+    PARE_REQUIRE(!source || !there || !pare__same_file(source, output), PARE_ERR_ARGUMENT,
+                 "%s is the model itself: a training that is cut would lose it; choose another "
+                 "output",
+                 output);
     return PARE_OK;
 }
 
@@ -75,6 +86,10 @@ static pare_status decide_length(training *t)
     }
     PARE_REQUIRE(o->curve.steps > 0, PARE_ERR_ARGUMENT,
                  "how long to train: give --epochs or --steps");
+    PARE_REQUIRE(
+        o->curve.steps <= MOST_STEPS && o->accumulate <= MOST_ACCUMULATED && o->batch <= INT32_MAX,
+        PARE_ERR_ARGUMENT, "%lld steps of %lld batches of %lld are more than this version counts",
+        (long long)o->curve.steps, (long long)o->accumulate, (long long)o->batch);
     PARE_REQUIRE(o->curve.warmup <= o->curve.steps, PARE_ERR_ARGUMENT,
                  "%lld steps of warm-up do not fit in %lld steps", (long long)o->curve.warmup,
                  (long long)o->curve.steps);
@@ -97,6 +112,8 @@ static pare_status open_data(training *t)
         t->eval = pare__complete_data(&job->eval, t->subject.model);
         PARE_TRY(pare_dataset_open(&t->eval, &t->eval_dataset));
         t->metrics = pare__default_metrics(t->subject.model, t->eval_dataset);
+        PARE_REQUIRE(t->metrics, PARE_ERR_ARGUMENT,
+                     "%s has no labels to measure with: give --eval-labels", job->eval.path);
     }
     PARE_TRY(decide_length(t));
     int64_t length = pare_dataset_length(t->dataset);
@@ -110,11 +127,31 @@ static pare_status open_data(training *t)
     return PARE_OK;
 }
 
+static pare_eval_options eval_options(const training *t)
+{
+    return (pare_eval_options){.model = t->subject.model,
+                               .be = t->bench.be,
+                               .dataset = t->eval_dataset,
+                               .batch = t->train.batch,
+                               .metrics = t->metrics};
+}
+
+/* What the end will measure must not fail there. */
+static pare_status check_eval(const training *t)
+{
+    if (!t->eval_dataset)
+        return PARE_OK;
+    pare_eval_options options = eval_options(t);
+    return pare_eval_check(&options);
+}
+
 static pare_status open_all(training *t)
 {
     pare__text path = {0};
     pare__text_add(&path, "%s.train.h5", t->job->output ? t->job->output : "");
     PARE_TRY(pare__text_take(&path, &t->state_path));
+    pare__text_add(&path, "%s.lock", t->state_path);
+    PARE_TRY(pare__text_take(&path, &t->lock_path));
     PARE_TRY(check_output(t));
     PARE_TRY(pare__bench_open(t->options, &t->bench));
     PARE_TRY(pare__subject_open(&t->job->model, &t->subject));
@@ -122,9 +159,8 @@ static pare_status open_all(training *t)
     PARE_TRY(pare_train_freeze(t->subject.model, &t->train));
     PARE_TRY(open_data(t));
     PARE_TRY(pare__train_recipe(t->job, &t->train, &t->data, &t->recipe));
-    PARE_TRY(pare__train_fingerprint(t->recipe, t->digest, t->bench.threads,
-                                     pare_backend_name(t->bench.be), &t->fingerprint));
-    return PARE_OK;
+    PARE_TRY(pare_train_check(&t->train, t->subject.model, t->dataset));
+    return check_eval(t);
 }
 
 static pare_status predict(training *t)
@@ -132,6 +168,8 @@ static pare_status predict(training *t)
     pare_train_options *o = &t->train;
     char hint[96];
     PARE_TRY(pare_model_predict(t->subject.model, &t->shape, &t->need.model));
+    if (!t->subject.store || !t->job->keep_masks)
+        t->need.model.masks = 0;
     t->need.beside = WRITING_BYTES + pare_train_bytes(o, t->subject.model, t->dataset, &t->shape);
     t->need.flops = 3 * t->need.model.flops * (double)o->curve.steps * (double)o->accumulate;
     double rate = pare__product_rate(t->bench.be, t->shape.compute);
@@ -166,20 +204,46 @@ static pare_status after_step(void *user, pare_trainer *trainer, const pare_trai
     return PARE_OK;
 }
 
-static pare_status start(training *t)
+static pare_status fresh_values(training *t)
 {
-    PARE_TRY(pare_model_prepare(t->subject.model, t->bench.be, &t->shape));
+    pare_trainer_free(&t->trainer);
     if (t->subject.store)
         PARE_TRY(pare_model_load(t->subject.model, t->subject.store, t->job->keep_masks));
     else
         PARE_TRY(pare_model_init(t->subject.model, t->train.seed));
+    return pare_trainer_create(&t->train, t->subject.model, t->bench.be, t->dataset, &t->trainer);
+}
+
+/* Goes on where a run that was cut stopped. With --overwrite the state of another run, or a damaged
+ * one, is dropped. */
+static pare_status resume(training *t)
+{
+    if (!pare__exists(t->state_path))
+        return PARE_OK;
+    pare_status status = pare_trainer_load(t->trainer, t->state_path, t->fingerprint);
+    t->resumed = status == PARE_OK;
+    if (t->resumed ||
+        !(t->options->overwrite && (status == PARE_ERR_EXISTS || status == PARE_ERR_DAMAGED)))
+        return status;
+    PARE_TRY(pare__remove_tree(t->state_path));
+    return fresh_values(t);
+}
+
+static pare_status start(training *t)
+{
+    PARE_TRY(pare__lock_take(t->lock_path, &t->lock)); /* one at a time works on an output */
+    PARE_TRY(pare__source_digests(&t->subject, t->bench.be, &t->sources));
     PARE_TRY(
-        pare_trainer_create(&t->train, t->subject.model, t->bench.be, t->dataset, &t->trainer));
-    if (t->options->overwrite)
-        PARE_TRY(pare__remove_tree(t->state_path));
-    t->resumed = pare__exists(t->state_path);
-    if (t->resumed)
-        PARE_TRY(pare_trainer_load(t->trainer, t->state_path, t->fingerprint));
+        pare__train_fingerprint(&(pare__identity){.recipe = t->recipe,
+                                                  .data = t->digest,
+                                                  .sources = t->sources,
+                                                  .config = pare_model_config(t->subject.model),
+                                                  .threads = t->bench.threads,
+                                                  .be = t->bench.be},
+                                &t->fingerprint));
+    PARE_TRY(pare_model_prepare(t->subject.model, t->bench.be, &t->shape));
+    PARE_TRY(fresh_values(t));
+    PARE_TRY(resume(t));
     t->began_at = pare_trainer_state(t->trainer)->step;
     t->saved_at = pare__now();
     return PARE_OK;
@@ -208,13 +272,8 @@ static pare_status measure(training *t)
         return PARE_OK;
     t->shape.training = false;
     PARE_TRY(pare_model_prepare(t->subject.model, t->bench.be, &t->shape));
-    PARE_TRY(pare_evaluate(t->bench.sched,
-                           &(pare_eval_options){.model = t->subject.model,
-                                                .be = t->bench.be,
-                                                .dataset = t->eval_dataset,
-                                                .batch = t->shape.batch,
-                                                .metrics = t->metrics},
-                           &t->result));
+    pare_eval_options options = eval_options(t);
+    PARE_TRY(pare_evaluate(t->bench.sched, &options, &t->result));
     return PARE_OK;
 }
 
@@ -224,15 +283,16 @@ static pare_status work(training *t)
     PARE_TRY(learn(t));
     if (t->train.ema > 0)
         PARE_TRY(pare_trainer_swap_average(t->trainer));
-    PARE_TRY(pare__model_write_out(&(pare__model_write){
-        .subject = &t->subject,
-        .be = t->bench.be,
-        .output = t->job->output,
-        .recipe = t->recipe,
-        .data = t->digest,
-        .max_shard_size = t->job->max_shard_size,
-        .overwrite = t->options->overwrite || t->resumed || pare__exists(t->state_path)}));
+    PARE_TRY(pare__model_round(&t->subject, t->bench.be));
     PARE_TRY(measure(t));
+    PARE_TRY(pare__model_write_out(&(pare__model_write){.subject = &t->subject,
+                                                        .be = t->bench.be,
+                                                        .output = t->job->output,
+                                                        .recipe = t->recipe,
+                                                        .data = t->digest,
+                                                        .max_shard_size = t->job->max_shard_size,
+                                                        .sources = t->sources,
+                                                        .overwrite = t->replaces}));
     return PARE_OK;
 }
 
@@ -318,12 +378,15 @@ static pare_status fill(training *t, pare_report *r, bool planned, double second
 
 static void close_all(training *t)
 {
+    pare__lock_drop(t->lock_path, t->lock);
     pare_trainer_free(&t->trainer);
     pare_dataset_close(&t->eval_dataset);
     pare_dataset_close(&t->dataset);
     pare__subject_close(&t->subject);
     pare__bench_close(&t->bench);
     free(t->fingerprint);
+    free(t->sources);
+    free(t->lock_path);
     free(t->state_path);
     free(t->recipe);
 }
@@ -335,7 +398,7 @@ pare_status pare_train(const pare_train_job *job, bool plan, const pare_run_opti
     pare_report *r = NULL;
     double begin = pare__now();
     PARE_REQUIRE(job && options && report, PARE_ERR_ARGUMENT, "train: NULL argument");
-    training t = {.job = job, .options = options, .train = job->train};
+    training t = {.job = job, .options = options, .train = job->train, .lock = -1};
     *report = NULL;
     PARE_TRY_DONE(open_all(&t));
     PARE_TRY_DONE(predict(&t));

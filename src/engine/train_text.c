@@ -1,6 +1,8 @@
 /* train_text.c - a training as text. */
 #include "train_text.h"
 
+#include "pare/version.h"
+
 #include "base/check.h"
 #include "base/text.h"
 
@@ -76,12 +78,30 @@ pare_status pare__train_recipe(const pare_train_job *job, const pare_train_optio
     return PARE_OK;
 }
 
-pare_status pare__train_fingerprint(const char *recipe, const char *data, int threads,
-                                    const char *backend, char **text)
+static pare_status add_digest(pare__text *out, pare_backend *be, const char *key, const char *text)
+{
+    uint64_t digest[2] = {0};
+    char hex[33];
+    PARE_TRY(pare_digest(be, &(pare_digest_args){.bytes = text,
+                                                 .size = text ? (int64_t)strlen(text) : 0,
+                                                 .result = digest}));
+    pare__hex128(digest, hex);
+    pare__text_add(out, "%s: %s\n", key, hex);
+    return PARE_OK;
+}
+
+pare_status pare__train_fingerprint(const pare__identity *identity, char **text)
 {
     pare__text out = {0};
-    pare__text_add(&out, "%sdata: %s\nthreads: %d\nbackend: %s, %s\n", recipe, data, threads,
-                   backend, pare_cpu_dnnl());
-    PARE_TRY(pare__text_take(&out, text));
-    return PARE_OK;
+    pare_status status = PARE_OK;
+    pare__text_add(&out, "pare: %s\n%sdata: %s\n", pare_version(), identity->recipe,
+                   identity->data);
+    PARE_TRY_DONE(add_digest(&out, identity->be, "model", identity->sources));
+    PARE_TRY_DONE(add_digest(&out, identity->be, "config", identity->config));
+    pare__text_add(&out, "threads: %d\nbackend: %s, %s\n", identity->threads,
+                   pare_backend_name(identity->be), pare_cpu_dnnl());
+    PARE_TRY_DONE(pare__text_take(&out, text));
+done:
+    pare__text_free(&out);
+    return status;
 }

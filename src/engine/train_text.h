@@ -9,8 +9,16 @@
 pare_status pare__train_recipe(const pare_train_job *job, const pare_train_options *train,
                                const pare_data_options *data, char **text);
 
-/* "key: value" lines: recipe, data, threads, backend. Caller frees. */
-pare_status pare__train_fingerprint(const char *recipe, const char *data, int threads,
-                                    const char *backend, char **text);
+/* What must be the same to go on with a training. */
+typedef struct pare__identity {
+    const char *recipe, *data; /* texts */
+    const char *sources;       /* digests of the source's tensors */
+    const char *config;        /* of the model, or NULL */
+    int threads;
+    pare_backend *be;
+} pare__identity;
+
+/* "key: value" lines. Caller frees. */
+pare_status pare__train_fingerprint(const pare__identity *identity, char **text);
 
 #endif

@@ -190,6 +190,14 @@ static int64_t piece_rows(const pare_entry *entry)
     return rows > 0 ? rows : align;
 }
 
+/* Whether exact zeros of an entry are pruned weights. Rounding to few bits makes zeros too: of a
+ * quantised entry they count only if the checkpoint says that it was pruned. */
+static bool zeros_are_pruned(const pare_store *store, const pare_entry *entry)
+{
+    const char *provenance = pare_store_provenance(store);
+    return entry->form != PARE_FORM_QUANT || (provenance && strstr(provenance, "prune:"));
+}
+
 static pare_status read_param(pare_model *model, int64_t i, pare_store *store, int64_t index,
                               bool masks, pieces *p)
 {
@@ -203,7 +211,8 @@ static pare_status read_param(pare_model *model, int64_t i, pare_store *store, i
     }
     bool weight = param->role == PARE_ROLE_LINEAR || param->role == PARE_ROLE_CONV;
     param->mask = NULL;
-    if (!masks || !weight || zeros == 0 || zeros < (count + 99) / 100)
+    if (!masks || !weight || !zeros_are_pruned(store, entry) || zeros == 0 ||
+        zeros < (count + 99) / 100)
         return PARE_OK;
     PARE_TRY(pare__param_mask(model, i));
     const float *value = param->value.data;

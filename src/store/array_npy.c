@@ -286,10 +286,10 @@ void pare_npy_free(pare_npy_writer **writer)
     if (!w)
         return;
     *writer = NULL;
-    if (w->fd >= 0)
+    if (w->fd >= 0) {
         close(w->fd);
-    if (w->part)
         unlink(w->part);
+    }
     free(w->part);
     free(w->path);
     free(w);

@@ -4,6 +4,7 @@
 #include "pare/array.h"
 
 #include <math.h>
+#include <string.h>
 
 typedef struct evaluation {
     const pare_eval_options *options;
@@ -39,10 +40,15 @@ static pare_status check_against(const pare_eval_options *o, const char *what)
                  (long long)b->classes);
     bool same = a->tokens == b->tokens && a->vocabulary <= b->vocabulary;
     if (!a->tokens)
-        same = same && a->height == b->height && a->width == b->width && a->channels == b->channels;
-    PARE_REQUIRE(same, PARE_ERR_ARGUMENT,
-                 "%s: what the model takes in is not what the one it is measured against takes",
-                 what);
+        same = same && a->height == b->height && a->width == b->width &&
+               a->channels == b->channels && a->scale == b->scale &&
+               memcmp(a->mean, b->mean, (size_t)a->channels * sizeof *a->mean) == 0 &&
+               memcmp(a->std, b->std, (size_t)a->channels * sizeof *a->std) == 0;
+    PARE_REQUIRE(
+        same, PARE_ERR_ARGUMENT,
+        "%s: what the model takes in (sizes, preprocessing, vocabulary) is not what the one it "
+        "is measured against takes",
+        what);
     return PARE_OK;
 }
 
@@ -151,6 +157,11 @@ static pare_status run(evaluation *e, pare_sched *sched)
     PARE_REQUIRE(!(o->metrics & PARE__LOGIT_METRICS) || e->measure.counted > 0, PARE_ERR_ARGUMENT,
                  "%s has no label that counts (all are -1): there is nothing to measure",
                  pare_dataset_path(o->dataset));
+    double loss = e->measure.counted > 0 ? e->measure.nll / (double)e->measure.counted : 0;
+    PARE_REQUIRE(!(o->metrics & PARE_METRIC_PPL) || isfinite(exp(loss)), PARE_ERR_NUMERIC,
+                 "the mean loss is %g: its perplexity is no finite number; measure the loss alone "
+                 "(--metric loss)",
+                 loss);
     if (e->outputs)
         PARE_TRY(pare_npy_finish(e->outputs));
     return PARE_OK;

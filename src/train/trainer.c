@@ -84,28 +84,33 @@ static pare_status learn(pare_trainer *t, const pare_batch *batch, int64_t part)
     return PARE_OK;
 }
 
-static void count_step(pare_trainer *t, double rate, double norm)
+static void count_step(pare_trainer *t, double rate)
 {
     pare_train_state *s = &t->state;
-    s->loss = t->step_loss / (double)t->step_count;
     t->losses[s->step++] = (float)s->loss;
     double steps = (double)(s->step < SMOOTH ? s->step : SMOOTH);
     s->smooth_loss += (s->loss - s->smooth_loss) / steps;
     s->rate = rate;
-    s->grad_norm = norm;
     double seconds = pare__now() - t->started, done = (double)(s->step - t->first_step);
     s->samples_per_second =
         seconds > 0 ? done * (double)(t->options.batch * t->options.accumulate) / seconds : 0;
     s->seconds_left = seconds / done * (double)(s->steps - s->step);
 }
 
+static pare_status tell_step(pare_trainer *t, double rate)
+{
+    count_step(t, rate);
+    if (t->callbacks && t->callbacks->step)
+        PARE_TRY(t->callbacks->step(t->callbacks->user, t, &t->state));
+    return PARE_OK;
+}
+
 static pare_status finish_step(pare_trainer *t, const pare_batch *batch)
 {
     const pare_train_options *o = &t->options;
     double norm, rate = pare_curve_at(&o->curve, t->state.step);
-    PARE_REQUIRE(t->step_count > 0, PARE_ERR_ARGUMENT,
-                 "step %lld: no sample of it has a label that counts (all are -1)",
-                 (long long)t->state.step + 1);
+    if (t->step_count == 0) /* padding alone: a step in which nothing is learned */
+        return tell_step(t, rate);
     PARE_TRY(pare__optim_norm(&t->optim, t->model, t->be, &norm));
     norm /= (double)t->step_count;
     if (!isfinite(norm))
@@ -115,10 +120,9 @@ static pare_status finish_step(pare_trainer *t, const pare_batch *batch)
         scale *= o->clip / norm;
     PARE_TRY(pare__optim_step(&t->optim, o, t->model, t->be, rate, scale, t->state.step + 1));
     pare__keep_buffers(t, false);
-    count_step(t, rate, norm);
-    if (t->callbacks && t->callbacks->step)
-        PARE_TRY(t->callbacks->step(t->callbacks->user, t, &t->state));
-    return PARE_OK;
+    t->state.loss = t->step_loss / (double)t->step_count;
+    t->state.grad_norm = norm;
+    return tell_step(t, rate);
 }
 
 static pare_status work(void *user, int64_t index, const pare_batch *batch)

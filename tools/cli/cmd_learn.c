@@ -185,9 +185,9 @@ static bool betas_of(const struct option_value *v, pare_train_options *o)
     double list[2];
     if (!v->given)
         return true;
-    if (numbers(v->text, list, 2) != 2 || list[0] < 0 || list[0] >= 1 || list[1] < 0 ||
-        list[1] >= 1) {
-        complain(2, "--betas: \"%s\" is not two numbers from 0 to below 1", v->text);
+    if (numbers(v->text, list, 2) != 2 || !(list[0] > 0 && list[0] < 1) ||
+        !(list[1] > 0 && list[1] < 1)) {
+        complain(2, "--betas: \"%s\" is not two numbers above 0 and below 1", v->text);
         return false;
     }
     o->beta1 = list[0];
@@ -240,6 +240,8 @@ static int check_train(const struct option_value *v)
         return complain(2, "--steps and --epochs both say how long to train; give one");
     if (!v[OPT_STEPS].given && !(v[OPT_EPOCHS].real > 0))
         return complain(2, "train needs --epochs or --steps: how long to train");
+    if (v[OPT_GAMMA].given && !(v[OPT_GAMMA].real > 0))
+        return complain(2, "--gamma: a rate of 0 learns nothing; give a number above 0");
     if (v[OPT_EMA].given && v[OPT_EMA].real >= 1)
         return complain(2, "--ema: %s would never move; give a number below 1", v[OPT_EMA].text);
     if (v[OPT_MOMENTUM].given && v[OPT_MOMENTUM].real >= 1)
