@@ -37,7 +37,7 @@ CPU_INLINE cpu_v cpu_vlog(cpu_v x)
     cpu_vi tiny = cpu_lt(x, cpu_splat(0x1p-126f));
     cpu_v y = cpu_pick(tiny, x * 0x1p24f, x);
     /* y = 2^k·m with m in [sqrt(1/2), sqrt(2)), f = m − 1 */
-    cpu_vi bits = (cpu_vi)y - 0x3f3504f3;
+    cpu_vi bits = (cpu_vi)((cpu_vu)y - 0x3f3504f3u); /* wraps for negatives, which end as NaN */
     cpu_vi k = bits >> 23;
     cpu_v f = (cpu_v)((bits & 0x7fffff) + 0x3f3504f3) - 1.0f;
     cpu_v p = f * -0.076355882f + 0.127633005f;
