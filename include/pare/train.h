@@ -169,6 +169,8 @@ typedef struct pare_eval_options {
     const char *outputs; /* file for all outputs as .npy F32 [N, classes or D] in the order of the
                             stream (TOKENS: an error), or NULL */
     bool overwrite;      /* that file may be replaced */
+    pare_progress
+        progress; /* its note is told samples a second; the scheduler tells the share done */
 } pare_eval_options;
 
 typedef struct pare_eval_result {

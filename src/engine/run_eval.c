@@ -61,6 +61,7 @@ static pare_status open_all(evaluation *e, const pare_run_options *options)
                                      .dataset = e->dataset,
                                      .batch = e->shape.batch,
                                      .metrics = metrics_of(e),
+                                     .progress = options->progress,
                                      .outputs = job->outputs,
                                      .overwrite = options->overwrite};
     PARE_REQUIRE(e->options.metrics || job->outputs, PARE_ERR_ARGUMENT,

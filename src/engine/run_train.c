@@ -133,7 +133,8 @@ static pare_eval_options eval_options(const training *t)
                                .be = t->bench.be,
                                .dataset = t->eval_dataset,
                                .batch = t->train.batch,
-                               .metrics = t->metrics};
+                               .metrics = t->metrics,
+                               .progress = t->options->progress};
 }
 
 /* What the end will measure must not fail there. */

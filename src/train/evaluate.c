@@ -11,7 +11,7 @@ typedef struct evaluation {
     pare__measure measure;
     pare_npy_writer *outputs;
     int64_t total;
-    double forward_seconds;
+    double forward_seconds, begin;
 } evaluation;
 
 /* ---- what fits ------------------------------------------------------------------------------- */
@@ -141,6 +141,13 @@ static pare_status work(void *user, int64_t index, const pare_batch *batch)
         PARE_TRY(bad_number(e, batch));
     if (e->outputs)
         PARE_TRY(pare_npy_add(e->outputs, pare_model_output(o->model).data, batch->size));
+    if (o->progress.note) {
+        char note[48];
+        double seconds = pare__now() - e->begin;
+        snprintf(note, sizeof note, "%.0f samples/s",
+                 seconds > 0 ? (double)e->measure.samples / seconds : 0);
+        o->progress.note(o->progress.user, note);
+    }
     return PARE_OK;
 }
 
@@ -194,11 +201,11 @@ pare_status pare_evaluate(pare_sched *sched, const pare_eval_options *options,
                           pare_eval_result *result)
 {
     evaluation e = {.options = options, .total = pare_dataset_count(options->dataset)};
-    double begin = pare__now();
+    e.begin = pare__now();
     PARE_TRY(pare_eval_check(options));
     pare_status status = run(&e, sched);
     if (status == PARE_OK)
-        summarise(&e, pare__now() - begin, result);
+        summarise(&e, pare__now() - e.begin, result);
     else
         pare__trail(__func__);
     pare_npy_free(&e.outputs);
