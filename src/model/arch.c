@@ -192,9 +192,10 @@ static bool all_begin(const pare_store *store, const char *prefix)
 /* What config.json says of pixels and classes where pare itself wrote it. */
 static pare_status read_preprocessing(const pare__json *root, pare_model_facts *facts)
 {
-    double value;
-    if (pare__json_real(pare__json_get(root, "scale"), &value))
-        facts->scale = (float)value;
+    const pare__json *scale = pare__json_get(root, "scale");
+    if (scale)
+        PARE_REQUIRE(pare__json_pixel(scale, true, &facts->scale), PARE_ERR_DAMAGED,
+                     "config.json: scale is no fit number");
     for (int i = 0; i < 2; i++) {
         const char *key = i ? "std" : "mean";
         const pare__json *list = pare__json_get(root, key);
@@ -203,11 +204,10 @@ static pare_status read_preprocessing(const pare__json *root, pare_model_facts *
         PARE_REQUIRE(pare__json_size(list) == (size_t)facts->channels, PARE_ERR_DAMAGED,
                      "config.json: %s must be a list of %lld numbers, one for each channel", key,
                      (long long)facts->channels);
-        for (size_t c = 0; c < (size_t)facts->channels; c++) {
-            PARE_REQUIRE(pare__json_real(pare__json_at(list, c), &value) && (!i || value > 0),
+        for (size_t c = 0; c < (size_t)facts->channels; c++)
+            PARE_REQUIRE(pare__json_pixel(pare__json_at(list, c), i == 1,
+                                          &(i ? facts->std : facts->mean)[c]),
                          PARE_ERR_DAMAGED, "config.json: %s[%zu] is no fit number", key, c);
-            (i ? facts->std : facts->mean)[c] = (float)value;
-        }
     }
     return PARE_OK;
 }

@@ -50,11 +50,17 @@ int64_t pare__config_classes(pare__build *b, const char *weight);
 int64_t pare__config_heads(pare__build *b, const char *width_key, const char *heads_key,
                            int64_t *width, int *heads);
 
+/* What a norm adds to a variance: 0 to 1000. */
+float pare__config_eps(pare__build *b, const char *key, double otherwise);
+
 /* A probability in [0, 1). */
 float pare__config_dropout(pare__build *b, const char *key, double otherwise);
 
 /* pad_token_id and bos_token_id into the facts; an id outside the vocabulary counts as none. */
 void pare__config_ids(pare__build *b, int64_t vocabulary);
+
+/* A number that pixels are scaled by (positive) or moved by, up to 1e9; false if it is none. */
+bool pare__json_pixel(const pare__json *node, bool positive, float *value);
 
 /* A side file of the checkpoint as JSON (*root to be freed), NULL if there is none. */
 void pare__config_side(pare__build *b, const char *name, pare__json **root);

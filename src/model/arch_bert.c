@@ -71,7 +71,7 @@ static encoder read_config(pare__build *b)
     e.head_dim = pare__config_heads(b, e.w->width, e.w->heads, &e.width, &e.heads);
     e.layers = (int)pare__config_int(b, e.w->layers, PARE__REQUIRED, 1, PARE__MOST_LAYERS);
     e.inner = pare__config_int(b, e.w->inner, 4 * e.width, 1, PARE__MOST_WIDTH);
-    e.eps = (float)pare__config_real(b, "layer_norm_eps", 1e-12);
+    e.eps = pare__config_eps(b, "layer_norm_eps", 1e-12);
     e.dropout = pare__config_dropout(b, e.w->dropout, 0.1);
     e.attention_dropout = pare__config_dropout(b, e.w->attention_dropout, 0.1);
     e.fn = pare__config_fn(b, e.w->fn, "gelu");

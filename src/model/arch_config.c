@@ -51,6 +51,15 @@ int64_t pare__config_heads(pare__build *b, const char *width_key, const char *he
     return *width / *heads;
 }
 
+float pare__config_eps(pare__build *b, const char *key, double otherwise)
+{
+    double eps = pare__config_real(b, key, otherwise);
+    if (b->status == PARE_OK && !(eps >= 0 && eps <= 1000))
+        pare__build_fail(b, PARE_ERR_DAMAGED, "config.json: %s must lie in [0, 1000], not be %g",
+                         key, eps);
+    return (float)eps;
+}
+
 float pare__config_dropout(pare__build *b, const char *key, double otherwise)
 {
     double p = pare__config_real(b, key, otherwise);
@@ -74,6 +83,15 @@ void pare__config_ids(pare__build *b, int64_t vocabulary)
 {
     b->model->facts.pad_id = id_of(b, "pad_token_id", vocabulary);
     b->model->facts.bos_id = id_of(b, "bos_token_id", vocabulary);
+}
+
+bool pare__json_pixel(const pare__json *node, bool positive, float *value)
+{
+    double x;
+    if (!pare__json_real(node, &x) || !(x >= (positive ? 1e-9 : -1e9) && x <= 1e9))
+        return false;
+    *value = (float)x;
+    return true;
 }
 
 #define SIDE_LIMIT ((int64_t)1 << 20)

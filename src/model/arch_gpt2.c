@@ -38,7 +38,7 @@ static decoder read_config(pare__build *b)
     d.head_dim = pare__config_heads(b, "n_embd", "n_head", &d.width, &d.heads);
     d.layers = (int)pare__config_int(b, "n_layer", PARE__REQUIRED, 1, PARE__MOST_LAYERS);
     d.inner = pare__config_int(b, "n_inner", 4 * d.width, 1, PARE__MOST_WIDTH);
-    d.eps = (float)pare__config_real(b, "layer_norm_epsilon", 1e-5);
+    d.eps = pare__config_eps(b, "layer_norm_epsilon", 1e-5);
     d.fn = pare__config_fn(b, "activation_function", "gelu_new");
     d.scaled = pare__config_bool(b, "scale_attn_weights", true);
     d.scaled_by_layer = pare__config_bool(b, "scale_attn_by_inverse_layer_idx", false);

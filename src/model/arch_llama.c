@@ -85,7 +85,7 @@ static decoder read_config(pare__build *b)
     d.inner = pare__config_int(b, "intermediate_size", PARE__REQUIRED, 1, PARE__MOST_WIDTH);
     d.layers = (int)pare__config_int(b, "num_hidden_layers", PARE__REQUIRED, 1, PARE__MOST_LAYERS);
     d.mlp_bias = strcmp(d.type, "llama") == 0 && pare__config_bool(b, "mlp_bias", false);
-    d.eps = (float)pare__config_real(b, "rms_norm_eps", 1e-6);
+    d.eps = pare__config_eps(b, "rms_norm_eps", 1e-6);
     d.fn = pare__config_fn(b, "hidden_act", "silu");
     return d;
 }

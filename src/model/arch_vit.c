@@ -52,7 +52,7 @@ static encoder read_config(pare__build *b)
     e.head_dim = pare__config_heads(b, "hidden_size", "num_attention_heads", &e.width, &e.heads);
     e.layers = (int)pare__config_int(b, "num_hidden_layers", PARE__REQUIRED, 1, PARE__MOST_LAYERS);
     e.inner = pare__config_int(b, "intermediate_size", 4 * e.width, 1, PARE__MOST_WIDTH);
-    e.eps = (float)pare__config_real(b, "layer_norm_eps", 1e-12);
+    e.eps = pare__config_eps(b, "layer_norm_eps", 1e-12);
     e.dropout = pare__config_dropout(b, "hidden_dropout_prob", 0);
     e.attention_dropout = pare__config_dropout(b, "attention_probs_dropout_prob", 0);
     e.fn = pare__config_fn(b, "hidden_act", "gelu");
@@ -65,13 +65,16 @@ static encoder read_config(pare__build *b)
     return e;
 }
 
-/* Numbers of a list, one a channel. */
-static void read_numbers(const pare__json *list, int64_t channels, float *numbers)
+/* Numbers of a list, one a channel; a list that does not fit stops the build. */
+static void read_numbers(pare__build *b, const pare__json *root, const char *key, bool positive,
+                         int64_t channels, float *numbers)
 {
-    double value;
-    for (int64_t c = 0; c < channels; c++)
-        if (pare__json_real(pare__json_at(list, (size_t)c), &value))
-            numbers[c] = (float)value;
+    const pare__json *list = pare__json_get(root, key);
+    for (int64_t c = 0; !pare__json_is_null(list) && c < channels; c++)
+        if (!pare__json_pixel(pare__json_at(list, (size_t)c), positive, &numbers[c]))
+            pare__build_fail(b, PARE_ERR_DAMAGED,
+                             "preprocessor_config.json: %s must be a list of %lld numbers", key,
+                             (long long)channels);
 }
 
 /* Pixels in [−1, 1] (ViT) or ImageNet's (DeiT), unless preprocessor_config.json says otherwise. */
@@ -81,20 +84,19 @@ static void preprocess(pare__build *b, const encoder *e)
     pare_model_facts *facts = &b->model->facts;
     pare__json *root;
     bool normalize = true, rescale = true;
-    double factor = 1.0 / 255;
     pare__config_side(b, "preprocessor_config.json", &root);
     pare__json_bool(pare__json_get(root, "do_normalize"), &normalize);
     pare__json_bool(pare__json_get(root, "do_rescale"), &rescale);
-    pare__json_real(pare__json_get(root, "rescale_factor"), &factor);
-    if (normalize)
-        pare__preprocess(b, rescale ? (float)factor : 1, e->distilled ? pare__imagenet_mean : half,
-                         e->distilled ? pare__imagenet_std : half);
-    else
-        pare__preprocess(b, rescale ? (float)factor : 1, NULL, NULL);
     if (normalize) {
-        read_numbers(pare__json_get(root, "image_mean"), e->channels, facts->mean);
-        read_numbers(pare__json_get(root, "image_std"), e->channels, facts->std);
-    }
+        pare__preprocess(b, 1.0f / 255, e->distilled ? pare__imagenet_mean : half,
+                         e->distilled ? pare__imagenet_std : half);
+        read_numbers(b, root, "image_mean", false, e->channels, facts->mean);
+        read_numbers(b, root, "image_std", true, e->channels, facts->std);
+    } else
+        pare__preprocess(b, 1.0f / 255, NULL, NULL);
+    pare__json_pixel(pare__json_get(root, "rescale_factor"), true, &facts->scale);
+    if (!rescale)
+        facts->scale = 1;
     pare__json_free(&root);
 }
 

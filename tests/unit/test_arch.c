@@ -410,6 +410,9 @@ static const char *const hostile[][2] = {
      "max_position_embeddings"},
     {"{\"pare_arch\": \"resnet18\", \"mean\": [1]}", "mean"},
     {"{\"pare_arch\": \"resnet18\", \"std\": [1, 0, 1]}", "std[1]"},
+    {"{\"pare_arch\": \"resnet18\", \"scale\": 1e308}", "scale"},
+    {"{\"pare_arch\": \"resnet18\", \"mean\": [0, 0, 1e39]}", "mean[2]"},
+    {LLAMA(", \"rms_norm_eps\": -1e-5"), "rms_norm_eps"},
     {"{\"pare_arch\": \"resnet18\", \"classes\": -4}", "classes"},
 };
 

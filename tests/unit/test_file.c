@@ -472,6 +472,24 @@ static void a_deep_tree_costs_no_stack_and_no_descriptors(void **state)
     assert_int_equal(entries_left(), 0);
 }
 
+static void a_lock_is_held_by_one_and_leaves_nothing(void **state)
+{
+    (void)state;
+    int first = -1, second = -1;
+    assert_ok(pare__lock_take("lock", &first));
+    assert_status(pare__lock_take("lock", &second), PARE_ERR_EXISTS);
+    assert_int_equal(second, -1);
+    assert_true(pare__same_file("lock", "./lock"));
+    assert_false(pare__same_file("lock", "."));
+    pare__lock_drop("lock", first);
+    assert_false(pare__exists("lock"));
+    assert_false(pare__same_file("lock", "lock"));
+    assert_ok(pare__lock_take("lock", &second));
+    pare__lock_drop("lock", second);
+    pare__lock_drop("lock", -1);
+    assert_status(pare__lock_take("no/such/folder/lock", &second), PARE_ERR_NOT_FOUND);
+}
+
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, enter, leave)
 
 int main(void)
@@ -492,6 +510,7 @@ int main(void)
         IN_FOLDER(a_folder_is_never_lost_whichever_rename_fails),
         IN_FOLDER(a_walk_visits_files_in_byte_order_of_the_path),
         IN_FOLDER(a_walk_follows_links_to_files_only_and_ends),
+        IN_FOLDER(a_lock_is_held_by_one_and_leaves_nothing),
         IN_FOLDER(a_deep_tree_costs_no_stack_and_no_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
