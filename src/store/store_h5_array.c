@@ -149,15 +149,26 @@ static pare_status read_place(pare_array *array, int64_t size, hid_t set, hid_t 
         array->offset = (int64_t)offset;
         return PARE_OK;
     }
-    hsize_t chunk[PARE_MAX_RANK] = {1};
+    hsize_t chunk[PARE_MAX_RANK] = {1}, stored = 0;
+    int64_t wanted = 1;
     int rank = layout == H5D_CHUNKED ? H5Pget_chunk(list, PARE_MAX_RANK, chunk) : 0;
     int64_t whole = pare_dtype_bits(array->tensor.dtype) / 8;
     bool fits = rank >= 0 && rank <= PARE_MAX_RANK;
     for (int i = 0; fits && i < rank; i++)
-        fits = chunk[i] <= INT64_MAX && pare__mul(whole, (int64_t)chunk[i], &whole);
+        fits = chunk[i] > 0 && chunk[i] <= INT64_MAX &&
+               pare__mul(whole, (int64_t)chunk[i], &whole) &&
+               pare__mul(wanted, (array->tensor.shape[i] - 1) / (int64_t)chunk[i] + 1, &wanted);
     PARE_REQUIRE(fits && whole <= CHUNK_LIMIT, PARE_ERR_UNSUPPORTED,
                  "%s: the dataset is stored in chunks of more than 1 GiB; repack it (h5repack)",
                  array->path);
+    /* what was never written would be made up, however large a shape the file claims */
+    hid_t space = H5Dget_space(set); /* H5S_ALL is not taken by every release */
+    bool known = rank == 0 || H5Dget_num_chunks(set, space, &stored) >= 0;
+    H5Sclose(space);
+    PARE_REQUIRE(known && (rank == 0 || stored >= (hsize_t)wanted), PARE_ERR_DAMAGED,
+                 "%s: the dataset has %" PRIu64 " of its %" PRId64 " chunks; the rest was never "
+                 "written",
+                 array->path, (uint64_t)stored, wanted);
     return PARE_OK;
 }
 
