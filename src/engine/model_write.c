@@ -20,6 +20,7 @@ typedef struct output {
     int64_t count;
     pare_writer *writer;
     char *provenance;
+    int64_t kept; /* values of the sparse entry at hand that are written */
     char *memory; /* of one piece at a time */
     int64_t memory_size;
 } output;
@@ -47,7 +48,13 @@ static void add_param(output *o, const pare__subject *s, int64_t index)
     int rank;
     int64_t source = s->store ? pare_store_find(s->store, p->name) : -1;
     pare_model_stored_shape(s->model, index, &rank, shape);
-    o->entries[o->count] = dense(p->name, dtype_of(s, p->name), rank, shape);
+    pare_entry *e = &o->entries[o->count];
+    *e = dense(p->name, dtype_of(s, p->name), rank, shape);
+    if (p->mask && !p->transposed && pare__glob("*.h5", o->write->output)) {
+        e->form = PARE_FORM_SPARSE; /* as prune writes it */
+        for (int64_t i = 0; i < e->rows * e->cols; i++)
+            e->nonzeros += p->mask[i] != 0;
+    }
     o->origins[o->count++] = (origin){.param = index, .source = source};
 }
 
@@ -138,12 +145,12 @@ static int64_t padded(int64_t bytes)
     return (bytes + 63) / 64 * 64;
 }
 
-/* f32, the entry's own dtype, and scratch, one behind the other. */
+/* f32, the entry's own dtype, scratch, a bitmask, one behind the other. */
 static pare_status make_room(output *o, int64_t values, const pare_entry *e, int64_t scratch,
-                             void *part[3])
+                             void *part[4])
 {
     int64_t wide = padded(values * 4), own = padded((values * pare_dtype_bits(e->dtype) + 7) / 8);
-    int64_t size = wide + own + padded(scratch);
+    int64_t size = wide + own + padded(scratch) + padded(values / 8 + e->rows + 1);
     if (size > o->memory_size) {
         pare__pages_free(o->memory, (size_t)o->memory_size);
         o->memory = NULL;
@@ -154,10 +161,11 @@ static pare_status make_room(output *o, int64_t values, const pare_entry *e, int
     part[0] = o->memory;
     part[1] = o->memory + wide;
     part[2] = o->memory + wide + own;
+    part[3] = o->memory + wide + own + padded(scratch);
     return PARE_OK;
 }
 
-static pare_status read_rows(output *o, int64_t index, int64_t first, int64_t rows, void *part[3])
+static pare_status read_rows(output *o, int64_t index, int64_t first, int64_t rows, void *part[4])
 {
     const pare__model_write *w = o->write;
     const pare_entry *e = &o->entries[index];
@@ -174,13 +182,46 @@ static pare_status read_rows(output *o, int64_t index, int64_t first, int64_t ro
     return PARE_OK;
 }
 
+static int64_t count_bits(const uint8_t *bits, int64_t bytes)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < bytes; i++)
+        count += __builtin_popcount(bits[i]);
+    return count;
+}
+
+/* The rows of a pruned tensor as bitmask and kept values, these moved together in their place. */
+static pare_rows sparse_rows(const output *o, int64_t index, int64_t first, int64_t rows,
+                             void *part[4])
+{
+    const pare_entry *e = &o->entries[index];
+    const uint8_t *mask =
+        pare_model_param(o->write->subject->model, o->origins[index].param)->mask + first * e->cols;
+    size_t item = (size_t)pare_dtype_bits(e->dtype) / 8, kept = 0;
+    int64_t width = (e->cols + 7) / 8;
+    char *values = part[1];
+    uint8_t *bits = part[3];
+    memset(bits, 0, (size_t)(rows * width));
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < e->cols; c++) {
+            int64_t i = r * e->cols + c;
+            if (!mask[i])
+                continue;
+            bits[r * width + c / 8] |= (uint8_t)(1 << c % 8);
+            memmove(values + kept++ * item, values + (size_t)i * item, item);
+        }
+    return (pare_rows){
+        .first = first, .count = rows, .values = values, .mask = bits, .values_before = o->kept};
+}
+
 static pare_status write_entry(output *o, int64_t index)
 {
     const pare__model_write *w = o->write;
     const pare_entry *e = &o->entries[index];
     int64_t align = pare_entry_align(e), source = o->origins[index].source;
+    o->kept = 0;
     for (int64_t first = 0, rows; first < e->rows; first += rows) {
-        void *part[3];
+        void *part[4];
         pare_parts parts;
         rows = e->rows - first < align ? e->rows - first : align;
         int64_t scratch = pare_writer_scratch(o->writer, index, rows);
@@ -190,9 +231,12 @@ static pare_status write_entry(output *o, int64_t index)
         }
         PARE_TRY(make_room(o, rows * e->cols, e, scratch, part));
         PARE_TRY(read_rows(o, index, first, rows, part));
-        PARE_TRY(pare_writer_encode(o->writer, w->be, index,
-                                    &(pare_rows){.first = first, .count = rows, .values = part[1]},
-                                    part[2], &parts));
+        pare_rows out = {.first = first, .count = rows, .values = part[1]};
+        if (e->form == PARE_FORM_SPARSE) {
+            out = sparse_rows(o, index, first, rows, part);
+            o->kept += count_bits(out.mask, rows * ((e->cols + 7) / 8));
+        }
+        PARE_TRY(pare_writer_encode(o->writer, w->be, index, &out, part[2], &parts));
         PARE_TRY(pare_writer_write(o->writer, &parts));
         pare_writer_add_sums(o->writer, index, &parts.sums);
     }

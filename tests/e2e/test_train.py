@@ -158,6 +158,12 @@ def pruned_weights_stay_exactly_zero():
             pare("convert", work / "pruned.h5", "-o", work / "before.safetensors", "--to", "dense",
                  "--overwrite")
             before, after = read(work / "before.safetensors"), read(work / "tuned.safetensors")
+            pare("train", work / "pruned.h5", "--data", train, *RECIPE, *options, "-o",
+                 work / "tuned.h5", "--overwrite")
+            pare("compare", work / "tuned.h5", work / "tuned.safetensors", "--tolerance", 0)
+            tensors = pare_json("inspect", work / "tuned.h5")["tensors"]
+            forms = {t["name"]: t["form"] for t in tensors}
+            assert forms["conv2.weight"] == "sparse" and forms["bn1.weight"] == "dense"
             moved = 0
             for name, array in before.items():
                 if array.f32().ndim >= 2:
