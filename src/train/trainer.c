@@ -99,6 +99,7 @@ static void count_step(pare_trainer *t, double rate)
 
 static pare_status tell_step(pare_trainer *t, double rate)
 {
+    pare__keep_buffers(t, false);
     count_step(t, rate);
     if (t->callbacks && t->callbacks->step)
         PARE_TRY(t->callbacks->step(t->callbacks->user, t, &t->state));
@@ -119,7 +120,6 @@ static pare_status finish_step(pare_trainer *t, const pare_batch *batch)
     if (o->clip > 0 && norm > o->clip)
         scale *= o->clip / norm;
     PARE_TRY(pare__optim_step(&t->optim, o, t->model, t->be, rate, scale, t->state.step + 1));
-    pare__keep_buffers(t, false);
     t->state.loss = t->step_loss / (double)t->step_count;
     t->state.grad_norm = norm;
     return tell_step(t, rate);
