@@ -20,17 +20,27 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-bench_result bench_measure(void (*run)(void *user), void *user, int repeats, double seconds)
+static void finish(pare_backend *be)
+{
+    if (be)
+        bench_check(pare_backend_sync(be));
+}
+
+bench_result bench_measure(pare_backend *be, void (*run)(void *user), void *user, int repeats,
+                           double seconds)
 {
     double times[MAX_REPEATS], start = now();
     int64_t calls = 0;
     repeats = repeats < 1 ? 1 : repeats > MAX_REPEATS ? MAX_REPEATS : repeats;
-    for (; now() - start < seconds || calls == 0; calls++) /* warms up and counts */
+    for (; now() - start < seconds || calls == 0; calls++) { /* warms up and counts */
         run(user);
+        finish(be);
+    }
     for (int r = 0; r < repeats; r++) {
         start = now();
         for (int64_t i = 0; i < calls; i++)
             run(user);
+        finish(be);
         times[r] = (now() - start) / (double)calls;
     }
     qsort(times, (size_t)repeats, sizeof times[0], by_value);
@@ -52,7 +62,7 @@ void bench_row(const bench_table *table, const char *name, const char *detail, d
 {
     if (table->only && !strstr(name, table->only))
         return;
-    bench_result r = bench_measure(run, user, table->repeats, table->seconds);
+    bench_result r = bench_measure(table->be, run, user, table->repeats, table->seconds);
     printf(table->csv ? "%s,\"%s\",%.0f,%.0f,%.9f,%.3f,%.3f,%.3f\n"
                       : "%-14s %-34s %10.0f %10.0f %10.2f %9.2f %9.2f %9.2f\n",
            name, detail, in, out, table->csv ? r.seconds : r.seconds * 1e6, in / r.seconds * 1e-9,
@@ -100,6 +110,30 @@ void *bench_memory(int64_t bytes)
     return made;
 }
 
+void *bench_give(pare_backend *be, void *host, int64_t bytes)
+{
+    void *given = NULL;
+    if (pare_backend_is_host(be))
+        return host;
+    bench_check(pare_backend_alloc(be, bytes, &given));
+    bench_check(pare_backend_upload(be, given, host, bytes));
+    free(host);
+    return given;
+}
+
+void bench_free(pare_backend *be, void *memory)
+{
+    if (pare_backend_is_host(be))
+        free(memory);
+    else
+        pare_backend_release(be, memory, 0);
+}
+
+void bench_copy(pare_backend *be, void *to, const void *from, int64_t bytes)
+{
+    bench_check(pare_backend_copy(be, to, from, bytes));
+}
+
 void bench_check_rows(const bool *seen, pare_op first, pare_op last)
 {
     for (int op = (int)first; op < (int)last; op++)
@@ -136,8 +170,52 @@ static void run_read(void *user)
     __asm__ volatile("" : : "r"(a) : "memory");
 }
 
+/* Memory of a device, and page-locked memory of the host. */
+typedef struct link_area {
+    pare_backend *be;
+    void *from, *to, *host;
+    int64_t bytes;
+} link_area;
+
+static void run_device_copy(void *user)
+{
+    link_area *a = user;
+    bench_copy(a->be, a->to, a->from, a->bytes);
+}
+
+static void run_upload(void *user)
+{
+    link_area *a = user;
+    bench_check(pare_backend_upload(a->be, a->to, a->host, a->bytes));
+}
+
+static void run_download(void *user)
+{
+    link_area *a = user;
+    bench_check(pare_backend_download(a->be, a->host, a->from, a->bytes));
+}
+
+static void device_limits(const bench_table *table, int64_t bytes)
+{
+    link_area a = {.be = table->be, .bytes = bytes};
+    double n = (double)bytes;
+    bench_check(pare_backend_alloc(a.be, bytes, &a.from));
+    bench_check(pare_backend_alloc(a.be, bytes, &a.to));
+    bench_check(pare_backend_host_alloc(a.be, bytes, &a.host));
+    bench_row(table, "copy", "within the device", n, n, run_device_copy, &a);
+    bench_row(table, "upload", "page-locked", n, 0, run_upload, &a);
+    bench_row(table, "download", "page-locked", n, 0, run_download, &a);
+    pare_backend_release(a.be, a.from, bytes);
+    pare_backend_release(a.be, a.to, bytes);
+    pare_backend_host_release(a.be, a.host, bytes);
+}
+
 void bench_limits(const bench_table *table, int64_t cached, int64_t large)
 {
+    if (!pare_backend_is_host(table->be)) {
+        device_limits(table, large);
+        return;
+    }
     for (int i = 0; i < 2; i++) {
         size_t bytes = (size_t)(i == 0 ? cached : large) / 64 * 64;
         area a = {aligned_alloc(64, bytes), aligned_alloc(64, bytes), bytes, 0};

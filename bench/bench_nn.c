@@ -21,6 +21,7 @@ typedef struct nn {
     const bench_table *table;
     pare_backend *be;
     int threads;
+    int64_t times;        /* samples of a row, in those of the CPU's */
     double copy, peak[2]; /* bytes and FLOPs a second */
     pare_dtype dtype;     /* of the activations of the rows to come */
     void *large[2][LARGES];
@@ -48,43 +49,48 @@ static void *pages(int64_t bytes)
 static void make_data(nn *b)
 {
     uint64_t z = 1;
+    int64_t n = ELEMENTS * b->times;
     for (int k = 0; k < LARGES; k++) {
-        float *wide = b->large[0][k] = pages(4 * ELEMENTS);
-        for (int64_t i = 0; i < ELEMENTS; i++) { /* roughly normal */
+        float *wide = pages(4 * n);
+        for (int64_t i = 0; i < n; i++) { /* roughly normal */
             z = z * 6364136223846793005u + 1442695040888963407u;
             wide[i] = (float)((int32_t)(z >> 32) >> 2) * 0x1p-29f +
                       (float)((int32_t)(z >> 16) >> 2) * 0x1p-29f;
         }
-        b->large[1][k] = pages(2 * ELEMENTS);
-        bench_check(pare_cast(
-            b->be, &(pare_cast_args){.x = pare_vector(wide, PARE_F32, ELEMENTS),
-                                     .y = pare_vector(b->large[1][k], PARE_BF16, ELEMENTS)}));
+        b->large[0][k] = bench_give(b->be, wide, 4 * n);
+        b->large[1][k] = bench_give(b->be, pages(2 * n), 2 * n);
+        bench_check(
+            pare_cast(b->be, &(pare_cast_args){.x = pare_vector(b->large[0][k], PARE_F32, n),
+                                               .y = pare_vector(b->large[1][k], PARE_BF16, n)}));
     }
     for (int k = 0; k < SMALLS; k++) {
-        b->small[k] = bench_memory(4 * SMALL);
+        float *some = bench_memory(4 * SMALL);
         for (int i = 0; i < SMALL; i++)
-            b->small[k][i] = 0.5f + (float)(i * (k + 7) % 101) / 101;
+            some[i] = 0.5f + (float)(i * (k + 7) % 101) / 101;
+        b->small[k] = bench_give(b->be, some, 4 * SMALL);
     }
-    b->ids = bench_memory(4 * SMALL);
-    b->at = pages(4 * ELEMENTS);
-    b->bytes = pages(ELEMENTS);
+    int32_t *ids = bench_memory(4 * SMALL);
+    uint8_t *bytes = pages(n);
     for (int64_t i = 0; i < SMALL; i++)
-        b->ids[i] = (int32_t)(i * 7919 % 997);
-    for (int64_t i = 0; i < ELEMENTS; i++)
-        b->bytes[i] = i % 3 != 0;
+        ids[i] = (int32_t)(i * 7919 % 997);
+    for (int64_t i = 0; i < n; i++)
+        bytes[i] = i % 3 != 0;
+    b->ids = bench_give(b->be, ids, 4 * SMALL);
+    b->bytes = bench_give(b->be, bytes, n);
+    b->at = bench_give(b->be, pages(4 * n), 4 * n);
 }
 
 static void free_data(nn *b)
 {
     for (int k = 0; k < LARGES; k++) {
-        free(b->large[0][k]);
-        free(b->large[1][k]);
+        bench_free(b->be, b->large[0][k]);
+        bench_free(b->be, b->large[1][k]);
     }
     for (int k = 0; k < SMALLS; k++)
-        free(b->small[k]);
-    free(b->ids);
-    free(b->at);
-    free(b->bytes);
+        bench_free(b->be, b->small[k]);
+    bench_free(b->be, b->ids);
+    bench_free(b->be, b->at);
+    bench_free(b->be, b->bytes);
 }
 
 /* Large buffer k as a tensor of the rows' dtype: up to four dimensions, those behind the last 0. */
@@ -135,7 +141,8 @@ static void row(nn *b, pare_op op, const char *detail, const void *args, double 
     b->seen[op] = true;
     if (b->table->only && !strstr(name, b->table->only))
         return;
-    bench_result r = bench_measure(bench_run_call, &call, b->table->repeats, b->table->seconds);
+    bench_result r =
+        bench_measure(b->be, bench_run_call, &call, b->table->repeats, b->table->seconds);
     double moved = bytes / r.fastest, done = flops / r.fastest;
     double of_copy = moved / b->copy, of_gemm = done / b->peak[b->dtype == PARE_BF16];
     if (b->table->csv) {
@@ -166,23 +173,35 @@ static void copy_all(void *user)
                (const uint8_t *)b->large[0][0] + part * (size_t)t, part);
 }
 
+static void copy_on_device(void *user)
+{
+    const nn *b = user;
+    bench_copy(b->be, b->large[0][1], b->large[0][0], 4 * ELEMENTS * b->times);
+}
+
+/* The best product: of the size that the buffers hold, at most [8192, 8192]. */
 static void measure_limits(nn *b)
 {
-    bench_result copied = bench_measure(copy_all, b, b->table->repeats, b->table->seconds);
-    b->copy = 2.0 * 4 * (double)ELEMENTS / copied.fastest;
+    int64_t n = pare_backend_is_host(b->be) ? 1536 : 8192;
+    while (n > 1024 && n * n > ELEMENTS * b->times)
+        n /= 2;
+    bool host = pare_backend_is_host(b->be);
+    bench_result copied = bench_measure(b->be, host ? copy_all : copy_on_device, b,
+                                        b->table->repeats, b->table->seconds);
+    b->copy = 2.0 * 4 * (double)(ELEMENTS * b->times) / copied.fastest;
     if (!b->table->csv)
         printf("copying: %.1f GB/s (read and written)\n", b->copy * 1e-9);
     for (int k = 0; k < 2; k++) {
         b->dtype = k ? PARE_BF16 : PARE_F32;
-        pare_gemm_args args = {
-            .a = matrix(b, 0, 1536, 1536), .b = matrix(b, 1, 1536, 1536), .trans_b = true};
-        args.c = matrix(b, 2, 1536, 1536);
+        pare_gemm_args args = {.a = matrix(b, 0, n, n), .b = matrix(b, 1, n, n), .trans_b = true};
+        args.c = matrix(b, 2, n, n);
         bench_call call = {b->be, PARE_OP_gemm, &args};
-        bench_result r = bench_measure(bench_run_call, &call, b->table->repeats, b->table->seconds);
-        b->peak[k] = 2.0 * 1536 * 1536 * 1536 / r.fastest;
+        bench_result r =
+            bench_measure(b->be, bench_run_call, &call, b->table->repeats, b->table->seconds);
+        b->peak[k] = 2.0 * (double)(n * n) * (double)n / r.fastest;
         if (!b->table->csv)
-            printf("product of %s [1536, 1536]: %.1f GFLOP/s\n", pare_dtype_name(b->dtype),
-                   b->peak[k] * 1e-9);
+            printf("product of %s [%lld, %lld]: %.1f GFLOP/s\n", pare_dtype_name(b->dtype),
+                   (long long)n, (long long)n, b->peak[k] * 1e-9);
     }
 }
 
@@ -191,8 +210,9 @@ static void measure_limits(nn *b)
 /* A transformer's linear layer: 4096 tokens, 384 features to 1536. */
 static void product_rows(nn *b)
 {
-    enum { R = 4096, I = 384, O = 1536 };
-    double e = size_of(b), flops = 2.0 * R * I * O, each = e * (R * I + I * O + R * O);
+    const int64_t R = 4096 * b->times, I = 384, O = 1536;
+    double e = size_of(b), flops = 2.0 * (double)(R * I * O);
+    double each = e * (double)(R * I + I * O + R * O);
     pare_tensor x = matrix(b, 0, R, I), w = matrix(b, 1, O, I), y = matrix(b, 2, R, O);
     pare_tensor dw = pare_matrix(b->large[0][3], PARE_F32, O, I);
     ROW(gemm, "linear [4096, 384] to 1536", each, flops, .a = x, .b = w, .c = y, .trans_b = true,
@@ -202,7 +222,34 @@ static void product_rows(nn *b)
     ROW(gemm, "one token, [1, 4096] to 4096", e * 4096 * 4098, 2.0 * 4096 * 4096,
         .a = matrix(b, 0, 1, 4096), .b = matrix(b, 1, 4096, 4096), .c = matrix(b, 2, 1, 4096),
         .trans_b = true);
-    ROW(colsum, "[4096, 1536]", e * R * O, 0, .x = y, .y = vector(b, 0, O));
+    ROW(colsum, "[4096, 1536]", e * (double)(R * O), 0, .x = y, .y = vector(b, 0, O));
+}
+
+/* Products with weights of 8 and 4 bits in groups of 128: [rows, 4096] to 4096. */
+static void quantised_rows(nn *b, const char *name, int64_t rows)
+{
+    const int64_t N = 4096, K = 4096, G = 128;
+    double e = size_of(b) * (double)(rows * (K + N)), flops = 2.0 * (double)(rows * N * K);
+    pare_tensor x = matrix(b, 0, rows, K), c = matrix(b, 2, rows, N);
+    pare_tensor w = pare_matrix(b->large[0][1], PARE_I8, N, K);
+    pare_tensor words = pare_matrix(b->large[0][1], PARE_U8, N, K / 2);
+    ROW(qgemm_w8a8, name, e + (double)(N * K), flops, .x = x, .w = w, .scale = vector(b, 0, N),
+        .c = c);
+    ROW(qgemm_w4a16, name, e + (double)(N * K / 2 + 4 * N * K / G), flops, .x = x, .words = words,
+        .scale = pare_matrix(b->large[0][3], PARE_F32, N, K / G), .c = c, .group = G);
+}
+
+/* The factor of the identity is the identity: each run finds what the one before left. */
+static void solver_rows(nn *b)
+{
+    const int64_t n = 2048;
+    float *host = bench_memory(n * n * 4);
+    for (int64_t i = 0; i < n; i++)
+        host[i * n + i] = 1;
+    float *a = bench_give(b->be, host, n * n * 4);
+    ROW(cholesky, "[2048, 2048]", 4.0 * (double)(n * n), (double)(n * n) * (double)n / 3,
+        .a = pare_matrix(a, PARE_F32, n, n));
+    bench_free(b->be, a);
 }
 
 typedef struct conv_row {
@@ -231,15 +278,16 @@ static void conv_rows(nn *b)
 {
     for (size_t k = 0; k < sizeof convs / sizeof convs[0]; k++) {
         const conv_row *c = &convs[k];
+        int64_t B = c->B * b->times;
         int64_t H = pare_window_out(&c->window, 0, c->H), W = pare_window_out(&c->window, 1, c->W);
         int64_t kh = c->window.kernel[0], kw = c->window.kernel[1], inner = c->I / c->groups;
-        pare_tensor x = act(b, 0, c->B, c->H, c->W, c->I), y = act(b, 2, c->B, H, W, c->O);
+        pare_tensor x = act(b, 0, B, c->H, c->W, c->I), y = act(b, 2, B, H, W, c->O);
         pare_tensor w = act(b, 1, c->O, inner, kh, kw), dw = w, dx = x;
         dx.data = b->large[b->dtype == PARE_BF16][3];
         dw.data = b->large[0][3];
         dw.dtype = PARE_F32;
-        double outs = (double)(c->B * H * W * c->O), weights = (double)(c->O * inner * kh * kw);
-        double bytes = size_of(b) * ((double)(c->B * c->H * c->W * c->I) + outs + weights);
+        double outs = (double)(B * H * W * c->O), weights = (double)(c->O * inner * kh * kw);
+        double bytes = size_of(b) * ((double)(B * c->H * c->W * c->I) + outs + weights);
         double flops = 2 * outs * (double)(inner * kh * kw);
         ROW(conv, c->name, bytes, flops, .x = x, .w = w, .y = y, .window = c->window,
             .groups = c->groups);
@@ -254,7 +302,7 @@ static void conv_rows(nn *b)
 
 static void norm_rows(nn *b)
 {
-    int64_t R = 25088, C = 256; /* [8, 56, 56, 256] */
+    int64_t R = 25088 * b->times, C = 256; /* [8, 56, 56, 256] */
     double n = size_of(b) * (double)(R * C);
     pare_tensor x = matrix(b, 0, R, C), y = matrix(b, 1, R, C), dy = matrix(b, 2, R, C);
     pare_tensor dx = matrix(b, 3, R, C), gamma = vector(b, 0, C), beta = vector(b, 1, C);
@@ -265,10 +313,13 @@ static void norm_rows(nn *b)
     ROW(batch_norm, "inference, z, relu", 3 * n, 0, .x = x, .gamma = gamma, .beta = beta,
         .running_mean = vector(b, 4, C), .running_var = vector(b, 5, C), .z = dy, .y = y,
         .eps = 1e-5f, .relu = true);
+    ROW(batch_norm_fold, "256", 24.0 * (double)C, 0, .gamma = gamma, .beta = beta,
+        .running_mean = vector(b, 4, C), .running_var = vector(b, 5, C), .scale = mean,
+        .shift = scale, .eps = 1e-5f);
     ROW(batch_norm_grad, "[25088, 256], relu", 7 * n, 0, .dy = dy, .x = x, .y = y, .gamma = gamma,
         .saved_mean = mean, .saved_scale = scale, .dx = dx, .dgamma = vector(b, 4, C),
         .dbeta = vector(b, 5, C), .relu = true);
-    R = 8192;
+    R = 8192 * b->times;
     C = 384;
     n = size_of(b) * (double)(R * C);
     x = matrix(b, 0, R, C);
@@ -296,7 +347,7 @@ static void element_rows(nn *b)
 {
     static const char *const names[PARE_FNS] = {"identity",   "relu", "gelu", "gelu tanh",
                                                 "gelu quick", "silu", "tanh", "sigmoid"};
-    const int64_t R = 8192, N = 1536;
+    const int64_t R = 8192 * b->times, N = 1536, B = 16 * b->times;
     double n = size_of(b) * (double)(R * N);
     pare_tensor x = matrix(b, 0, R, N), y = matrix(b, 1, R, N), z = matrix(b, 2, R, N);
     pare_tensor w = matrix(b, 3, R, N), half = matrix(b, 1, R, N / 2), w2 = w;
@@ -313,8 +364,8 @@ static void element_rows(nn *b)
     ROW(add, "relu", 3 * n, 0, .a = x, .b = w, .y = y, .relu = true);
     ROW(add_rows, "", 2 * n, 0, .x = w, .y = y, .v = vector(b, 0, N));
     ROW(copy_cols, "half of the columns", n, 0, .x = w, .y = half, .x_first = N / 2, .cols = N / 2);
-    ROW(transpose, "[16, 512, 1536]", 2 * n, 0, .x = act(b, 0, 16, 512, N, 0),
-        .y = act(b, 1, 16, N, 512, 0));
+    ROW(transpose, "[16, 512, 1536]", 2 * n, 0, .x = act(b, 0, B, 512, N, 0),
+        .y = act(b, 1, B, N, 512, 0));
     ROW(dropout, "0.1", 2 * n, 0, .x = w, .y = y, .p = 0.1f, .seed = 1);
     ROW(quant_rows, "[8192, 1536]", 2 * n, 0, .x = w, .y = y);
 }
@@ -324,6 +375,7 @@ static void element_rows(nn *b)
 static void attention_rows(nn *b, const char *name, int64_t B, int64_t T, int heads, int64_t D,
                            bool causal)
 {
+    B *= b->times;
     int64_t R = B * T, N = heads * D;
     double n = size_of(b) * (double)(R * N), each = 2.0 * (double)(R * T * N) / (causal ? 2 : 1);
     pare_tensor q = matrix(b, 0, R, N), k = q, v = q, dq = matrix(b, 2, R, N), dk = dq, dv = dq;
@@ -342,7 +394,7 @@ static void attention_rows(nn *b, const char *name, int64_t B, int64_t T, int he
 
 static void sequence_rows(nn *b)
 {
-    const int64_t R = 8192, N = 384, V = 30522;
+    const int64_t R = 8192 * b->times, N = 384, V = 30522, B = 64 * b->times;
     double n = size_of(b) * (double)(R * N);
     pare_tensor ids = pare_vector(b->ids, PARE_I32, R), x = matrix(b, 0, R, N);
     pare_tensor w = pare_matrix(b->large[0][3], PARE_F32, V, N);
@@ -355,10 +407,10 @@ static void sequence_rows(nn *b)
         .sin = pare_matrix(b->small[1], PARE_F32, 512, 32), .T = 512, .heads = 6);
     attention_rows(b, "[32, 128], 12 heads of 32", 32, 128, 12, 32, false);
     attention_rows(b, "[8, 1024], 6 heads of 64, causal", 8, 1024, 6, 64, true);
-    ROW(pool_seq, "[64, 128, 384], masked", n, 0, .x = act(b, 0, 64, 128, N, 0),
-        .keys = pare_matrix(b->bytes, PARE_U8, 64, 128), .y = matrix(b, 1, 64, N));
-    ROW(pool_seq_grad, "[64, 128, 384], masked", n, 0, .dy = matrix(b, 1, 64, N),
-        .keys = pare_matrix(b->bytes, PARE_U8, 64, 128), .dx = act(b, 3, 64, 128, N, 0));
+    ROW(pool_seq, "[64, 128, 384], masked", n, 0, .x = act(b, 0, B, 128, N, 0),
+        .keys = pare_matrix(b->bytes, PARE_U8, B, 128), .y = matrix(b, 1, B, N));
+    ROW(pool_seq_grad, "[64, 128, 384], masked", n, 0, .dy = matrix(b, 1, B, N),
+        .keys = pare_matrix(b->bytes, PARE_U8, B, 128), .dx = act(b, 3, B, 128, N, 0));
 }
 
 /* ---- pools ----------------------------------------------------------------------------------- */
@@ -368,11 +420,13 @@ static void pool_rows(nn *b)
     static const pare_window three = {{3, 3}, {2, 2}, {1, 1}, 1, 1, 1, 1};
     static const pare_window two = {{2, 2}, {2, 2}, {1, 1}, 0, 0, 0, 0};
     static const pare_window all = {{7, 7}, {1, 1}, {1, 1}, 0, 0, 0, 0};
-    double e = size_of(b), in = 16.0 * 112 * 112 * 64, out = in / 4, image = 128.0 * 49 * 2048;
-    pare_tensor x = act(b, 0, 16, 112, 112, 64), y = act(b, 1, 16, 56, 56, 64), at = y;
-    pare_tensor dx = act(b, 3, 16, 112, 112, 64);
-    pare_tensor large = act(b, 0, 128, 7, 7, 2048), d_large = act(b, 3, 128, 7, 7, 2048);
-    pare_tensor means = act(b, 1, 128, 1, 1, 2048);
+    int64_t B = 16 * b->times, many = 128 * b->times;
+    double e = size_of(b), in = (double)B * 112 * 112 * 64, out = in / 4;
+    double image = (double)many * 49 * 2048;
+    pare_tensor x = act(b, 0, B, 112, 112, 64), y = act(b, 1, B, 56, 56, 64), at = y;
+    pare_tensor dx = act(b, 3, B, 112, 112, 64);
+    pare_tensor large = act(b, 0, many, 7, 7, 2048), d_large = act(b, 3, many, 7, 7, 2048);
+    pare_tensor means = act(b, 1, many, 1, 1, 2048);
     at.data = b->at;
     at.dtype = PARE_I32;
     ROW(pool_max, "3x3 / 2 [16, 112, 112, 64]", e * (in + out) + 4 * out, 0, .x = x, .y = y,
@@ -389,10 +443,10 @@ static void pool_rows(nn *b)
     ROW(pool_avg, "global [128, 7, 7, 2048]", e * image, 0, .x = large, .y = means, .window = all);
     ROW(pool_avg_grad, "global [128, 7, 7, 2048]", e * image, 0, .dy = means, .dx = d_large,
         .window = all);
-    in = 128.0 * 32 * 32 * 16;
-    x = act(b, 0, 128, 32, 32, 16);
-    y = act(b, 1, 128, 16, 16, 32);
-    dx = act(b, 3, 128, 32, 32, 16);
+    in = (double)many * 32 * 32 * 16;
+    x = act(b, 0, many, 32, 32, 16);
+    y = act(b, 1, many, 16, 16, 32);
+    dx = act(b, 3, many, 32, 32, 16);
     ROW(shortcut, "[128, 32, 32, 16] to 32", e * (in / 4 + in / 2), 0, .x = x, .y = y, .stride = 2,
         .before = 8);
     ROW(shortcut_grad, "[128, 32, 32, 16] to 32", e * (in / 4 + in), 0, .dy = y, .dx = dx,
@@ -409,7 +463,7 @@ static void loss_rows(nn *b)
     } rows[] = {
         {"[256, 1000]", 256, 1000}, {"[512, 32000]", 512, 32000}, {"[128, 151936]", 128, 151936}};
     for (int k = 0; k < 3; k++) {
-        int64_t R = rows[k].R, V = rows[k].V;
+        int64_t R = rows[k].R * b->times, V = rows[k].V;
         double n = size_of(b) * (double)(R * V);
         pare_tensor x = matrix(b, 0, R, V), t = matrix(b, 1, R, V), dx = matrix(b, 2, R, V);
         pare_tensor labels = pare_vector(b->ids, PARE_I32, R), loss = vector(b, 0, R);
@@ -424,31 +478,36 @@ static void loss_rows(nn *b)
 /* As many parameters as MiniLM has. */
 static void optimiser_rows(nn *b)
 {
-    enum { N = 22713216 };
+    const int64_t N = 22713216 * b->times;
+    const double n = (double)N;
     pare_tensor w = params(b, 0, N), g = params(b, 1, N), m = params(b, 2, N), v = params(b, 3, N);
     pare_tensor mask = pare_vector(b->bytes, PARE_U8, N);
-    memset(m.data, 0, (size_t)N * 4);
-    memset(v.data, 0, (size_t)N * 4);
-    ROW(sgd, "22.7 M, momentum", 20.0 * N, 0, .w = w, .g = g, .m = m, .rate = 1e-6f,
+    bench_check(pare_backend_clear(b->be, m.data, 4 * N));
+    bench_check(pare_backend_clear(b->be, v.data, 4 * N));
+    ROW(sgd, "22.7 M, momentum", 20.0 * n, 0, .w = w, .g = g, .m = m, .rate = 1e-6f,
         .momentum = 0.9f, .decay = 1e-4f, .grad_scale = 1);
-    ROW(sgd, "22.7 M, momentum, mask", 21.0 * N, 0, .w = w, .g = g, .m = m, .mask = mask,
+    ROW(sgd, "22.7 M, momentum, mask", 21.0 * n, 0, .w = w, .g = g, .m = m, .mask = mask,
         .rate = 1e-6f, .momentum = 0.9f, .decay = 1e-4f, .grad_scale = 1);
-    ROW(adamw, "22.7 M", 28.0 * N, 0, .w = w, .g = g, .m = m, .v = v, .rate = 1e-6f, .beta1 = 0.9f,
+    ROW(adamw, "22.7 M", 28.0 * n, 0, .w = w, .g = g, .m = m, .v = v, .rate = 1e-6f, .beta1 = 0.9f,
         .beta2 = 0.999f, .eps = 1e-8f, .decay = 0.01f, .grad_scale = 1, .step = 100);
-    ROW(adamw, "22.7 M, mask", 29.0 * N, 0, .w = w, .g = g, .m = m, .v = v, .mask = mask,
+    ROW(adamw, "22.7 M, mask", 29.0 * n, 0, .w = w, .g = g, .m = m, .v = v, .mask = mask,
         .rate = 1e-6f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .decay = 0.01f,
         .grad_scale = 1, .step = 100);
-    ROW(ema, "22.7 M", 12.0 * N, 0, .e = w, .w = g, .decay = 0.999f);
+    ROW(ema, "22.7 M", 12.0 * n, 0, .e = w, .w = g, .decay = 0.999f);
+    pare_tensor sum = pare_vector(m.data, PARE_F64, 1);
+    ROW(sum_squares, "22.7 M", 4.0 * n, 0, .x = g, .sum = sum);
+    ROW(sum_squares, "22.7 M, mask", 5.0 * n, 0, .x = g, .mask = mask, .sum = sum);
 }
 
 /* ---- all ------------------------------------------------------------------------------------- */
 
-void bench_nn(const bench_table *table, pare_backend *be, int threads)
+void bench_nn(const bench_table *table, pare_backend *be, int threads, int64_t times)
 {
     nn *b = bench_memory(sizeof *b);
     b->table = table;
     b->be = be;
     b->threads = threads > 1 ? threads : 1;
+    b->times = times;
     make_data(b);
     if (!table->csv)
         printf("%s, %s, %d threads\n", pare_cpu_model(), pare_backend_name(be), b->threads);
@@ -457,6 +516,10 @@ void bench_nn(const bench_table *table, pare_backend *be, int threads)
     for (int k = 0; k < 2; k++) {
         b->dtype = k ? PARE_BF16 : PARE_F32;
         product_rows(b);
+        quantised_rows(b, "[1, 4096] to 4096", 1);
+        quantised_rows(b, "[512, 4096] to 4096", 512);
+        if (b->dtype == PARE_F32)
+            solver_rows(b);
         conv_rows(b);
         norm_rows(b);
         element_rows(b);

@@ -1,10 +1,12 @@
 /* bench_ops.c - the speed of every op on one chunk of weights, beside memcpy and reading in the
  * same run.
  *
- *   pare_bench_ops [--nn] [--csv] [--op NAME] [--isa NAME] [--threads N] [--rows N] [--cols N]
- * [--repeats N]
+ *   pare_bench_ops [--nn [--times N]] [--csv] [--op NAME] [--isa NAME] [--threads N] [--rows N]
+ *                  [--cols N] [--repeats N] [--device cuda[:N]]
  *
- * --nn: the ops that models are run and trained with instead, beside copying and products.
+ * --nn: the ops that models are run and trained with instead, beside copying and products, with N
+ * times as many samples a row. --device: on a CUDA device instead, where the chunk is 16384 × 4096
+ * and --times 16 where nothing else is said.
  */
 #include "bench.h"
 
@@ -16,10 +18,12 @@
 
 typedef struct chunk {
     bench_table table;
-    bool nn; /* the other table */
+    bool nn; /* the other table, */
+    int64_t times;
+    int device; /* −1: the CPU */
     pare_backend *be;
     int64_t rows, cols, n;
-    float *w, *y, *lo, *hi, *scale;
+    float *w, *y, *lo, *hi, *scale, *zeros;
     uint16_t *half, *brain, *half_out;
     uint32_t *keys;
     int64_t *bins, *counts;
@@ -27,6 +31,7 @@ typedef struct chunk {
     int8_t *codes, *unpacked, *zero;
     double errors[PARE_QUANT_CANDIDATES];
     uint64_t digest[2];
+    uint32_t middle;          /* a key of w's */
     bool seen[PARE_OP_COUNT]; /* ops that have a row */
 } chunk;
 
@@ -51,6 +56,7 @@ static void make_chunk(chunk *k)
     k->lo = bench_memory(4 * n);
     k->hi = bench_memory(4 * n);
     k->scale = bench_memory(4 * n);
+    k->zeros = bench_memory(4 * n);
     k->half = bench_memory(2 * n);
     k->brain = bench_memory(2 * n);
     k->half_out = bench_memory(2 * n);
@@ -74,16 +80,59 @@ static void make_chunk(chunk *k)
         k->y[i] = sum * 0.02001f;
         k->mask[i] = (uint8_t)(z >> 40);
         k->blocks[i] = (uint8_t)(z >> 48);
+        k->zeros[i] = k->blocks[i] & 1 ? 0.0f : k->w[i];
     }
+    memcpy(&k->middle, &k->w[n / 2], 4);
+    k->middle &= 0x7fffffffu;
+}
+
+/* All pointers of a chunk. */
+static void each_array(chunk *k, void (*visit)(chunk *k, void **array, int64_t bytes))
+{
+    int64_t n = k->n;
+    struct {
+        void *array; /* T ** */
+        int64_t bytes;
+    } all[] = {{&k->w, 4 * n},
+               {&k->y, 4 * n},
+               {&k->lo, 4 * n},
+               {&k->hi, 4 * n},
+               {&k->scale, 4 * n},
+               {&k->zeros, 4 * n},
+               {&k->half, 2 * n},
+               {&k->brain, 2 * n},
+               {&k->half_out, 2 * n},
+               {&k->keys, 4 * n},
+               {&k->bins, 8 * PARE_SELECT_LOW_BINS},
+               {&k->counts, 8 * k->rows},
+               {&k->mask, n},
+               {&k->blocks, n},
+               {&k->words, n},
+               {&k->codes, n},
+               {&k->unpacked, n},
+               {&k->zero, n}};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        void *at;
+        memcpy(&at, all[i].array, sizeof at);
+        visit(k, &at, all[i].bytes);
+        memcpy(all[i].array, &at, sizeof at);
+    }
+}
+
+static void give_array(chunk *k, void **array, int64_t bytes)
+{
+    *array = bench_give(k->be, *array, bytes);
+}
+
+static void free_array(chunk *k, void **array, int64_t bytes)
+{
+    (void)bytes;
+    bench_free(k->be, *array);
 }
 
 static void free_chunk(chunk *k)
 {
-    void *all[] = {k->w,      k->y,        k->lo,    k->hi,       k->scale,  k->half,
-                   k->brain,  k->half_out, k->keys,  k->bins,     k->counts, k->mask,
-                   k->blocks, k->words,    k->codes, k->unpacked, k->zero};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-        free(all[i]);
+    each_array(k, free_array);
     pare_backend_free(&k->be);
 }
 
@@ -117,9 +166,6 @@ static void select_rows(chunk *k)
     pare_tensor low = pare_vector(k->bins, PARE_I64, PARE_SELECT_LOW_BINS);
     pare_tensor brain = pare_vector(k->brain, PARE_BF16, n);
     pare_tensor mask = pare_matrix(k->mask, PARE_U8, R, (C + 7) / 8);
-    uint32_t middle;
-    memcpy(&middle, &k->w[n / 2], 4);
-    middle &= 0x7fffffffu;
     ROW(keys, "bf16", 2 * n, 4 * n, .x = brain, .keys = keys);
     ROW(keys, "f32", 4 * n, 4 * n, .x = w, .keys = keys);
     ROW(keys_random, "", 0, 4 * n, .seed = 1, .stream = 2, .keys = keys);
@@ -128,17 +174,18 @@ static void select_rows(chunk *k)
     ROW(keys_block, "1x4", 4 * n, n, .x = m, .block_rows = 1, .block_cols = 4,
         .keys = pare_matrix(k->keys, PARE_U32, R, (C + 3) / 4));
     ROW(select_hist, "upper bits", 4 * n, 0, .x = w, .prefix = -1, .bins = high);
-    ROW(select_hist, "lower bits", 4 * n, 0, .x = w, .prefix = (int32_t)(middle >> 16),
+    ROW(select_hist, "lower bits", 4 * n, 0, .x = w, .prefix = (int32_t)(k->middle >> 16),
         .bins = low);
-    float *zeros = k->lo;
-    for (int64_t i = 0; i < n; i++)
-        zeros[i] = k->blocks[i] & 1 ? 0.0f : k->w[i];
-    pare_tensor half = pare_vector(zeros, PARE_F32, n);
+    pare_tensor half = pare_vector(k->zeros, PARE_F32, n);
     ROW(select_hist, "upper bits, half zeros", 4 * n, 0, .x = half, .prefix = -1, .bins = high);
     ROW(select_hist, "lower bits, half zeros", 4 * n, 0, .x = half, .prefix = 0, .bins = low);
-    ROW(select_count, "", 4 * n, 0, .x = w, .threshold = middle, .below = &below, .equal = &equal);
-    ROW(mask_select, "", 4 * n, n / 8, .x = m, .threshold = middle, .ties = 1, .mask = mask);
-    ROW(mask_select, "half are ties", 4 * n, n / 8, .x = pare_matrix(zeros, PARE_F32, R, C),
+    ROW(select_count, "", 4 * n, 0, .x = w, .threshold = k->middle, .below = &below,
+        .equal = &equal);
+    uint32_t found;
+    ROW(select_kth, "", 4 * n, 0, .x = w, .k = (n + 1) / 2, .threshold = &found, .below = &below,
+        .equal = &equal);
+    ROW(mask_select, "", 4 * n, n / 8, .x = m, .threshold = k->middle, .ties = 1, .mask = mask);
+    ROW(mask_select, "half are ties", 4 * n, n / 8, .x = pare_matrix(k->zeros, PARE_F32, R, C),
         .threshold = 0, .ties = n / 4, .mask = mask);
 }
 
@@ -173,25 +220,37 @@ typedef struct search {
     const pare_quant_search_args *args;
     pare_backend *be;
     float *saved;
-    size_t bytes;
+    int64_t bytes;
 } search;
 
 /* The search is in place, so every call starts from the same scales again. */
 static void run_search(void *user)
 {
     const search *s = user;
-    memcpy(s->args->scale.data, s->saved, s->bytes);
+    bench_copy(s->be, s->args->scale.data, s->saved, s->bytes);
     bench_check(pare_quant_search(s->be, s->args));
 }
 
 static void search_row(chunk *k, const char *name, const pare_quant_search_args *args)
 {
     int64_t bytes = pare_tensor_count(&args->scale) * 4;
-    search s = {args, k->be, k->lo, (size_t)bytes};
+    search s = {args, k->be, k->lo, bytes};
     k->seen[PARE_OP_quant_search] = true;
-    memcpy(k->lo, args->scale.data, s.bytes);
+    bench_copy(k->be, k->lo, args->scale.data, bytes);
     bench_row(&k->table, "quant_search", name, (double)(4 * k->n), (double)bytes, run_search, &s);
-    memcpy(args->scale.data, k->lo, s.bytes);
+    bench_copy(k->be, args->scale.data, k->lo, bytes);
+}
+
+/* From BF16 to packed codes. */
+static void one_pass_row(chunk *k, const char *name, pare_scheme scheme, int64_t group)
+{
+    int64_t n = k->n, R = k->rows, C = k->cols, across = (C + group - 1) / group;
+    int64_t bytes = pare_packed_bytes(PARE_PACK_STREAM, scheme.bits, C);
+    ROW(quant_pack, name, 2 * n, R * bytes, .scheme = scheme, .scale_dtype = PARE_BF16,
+        .w = pare_matrix(k->brain, PARE_BF16, R, C), .block_cols = group,
+        .scale = pare_matrix(k->scale, PARE_F32, R, across),
+        .zero = pare_matrix(scheme.asymmetric ? k->zero : NULL, PARE_I8, R, across),
+        .words = pare_matrix(k->words, PARE_U8, R, bytes));
 }
 
 /* One scheme on one block: every op that it needs. */
@@ -216,6 +275,8 @@ static void quant_rows(chunk *k, const char *name, pare_scheme scheme, int64_t g
         .block_cols = group, .scale = scale, .zero = zero, .w = back);
     ROW(dequantize, "to f32", n, 4 * n, .scheme = scheme, .codes = codes, .block_rows = 1,
         .block_cols = group, .scale = scale, .zero = zero, .w = back_f32);
+    if (scheme.type == PARE_QUANT_INT)
+        one_pass_row(k, name, scheme, group);
     if (!searched)
         return;
     search_row(k, name,
@@ -346,17 +407,35 @@ static void read_options(int argc, char **argv, chunk *k, pare_cpu_options *cpu)
             k->cols = atoll(v);
         else if (option(argc, argv, &i, "--repeats", &v))
             k->table.repeats = atoi(v);
+        else if (option(argc, argv, &i, "--times", &v))
+            k->times = atoll(v);
+        else if (option(argc, argv, &i, "--device", &v) && strncmp(v, "cuda", 4) == 0)
+            k->device = v[4] == ':' ? atoi(v + 5) : 0;
         else {
             fprintf(stderr,
-                    "usage: pare_bench_ops [--nn] [--csv] [--op NAME] [--isa NAME] [--threads N] "
-                    "[--rows N] [--cols N] [--repeats N]\n");
+                    "usage: pare_bench_ops [--nn [--times N]] [--csv] [--op NAME] [--isa NAME] "
+                    "[--threads N] [--rows N] [--cols N] [--repeats N] [--device cuda[:N]]\n");
             exit(2);
         }
     }
-    if (k->rows < 1 || k->cols < 16 || k->cols % 16 != 0) {
-        fprintf(stderr, "pare_bench_ops: rows must be at least 1, cols a multiple of 16\n");
+    bool device = k->device >= 0;
+    k->rows = k->rows ? k->rows : device ? 16384 : 32;
+    k->times = k->times ? k->times : device ? 16 : 1;
+    if (k->rows < 1 || k->cols < 16 || k->cols % 16 != 0 || k->times < 1) {
+        fprintf(stderr,
+                "pare_bench_ops: rows and times must be at least 1, cols a multiple of 16\n");
         exit(2);
     }
+}
+
+static void print_device(const chunk *k)
+{
+    pare_cuda_facts f;
+    if (k->device < 0)
+        return;
+    bench_check(pare_cuda_facts_of(k->device, &f));
+    printf("# %s, capability %d.%d, driver for CUDA %d.%d, runtime %d.%d\n", f.name, f.major,
+           f.minor, f.driver / 1000, f.driver % 1000 / 10, f.runtime / 1000, f.runtime % 1000 / 10);
 }
 
 int main(int argc, char **argv)
@@ -364,15 +443,19 @@ int main(int argc, char **argv)
     static chunk chunk_of_weights;
     chunk *k = &chunk_of_weights;
     pare_cpu_options cpu = {0};
-    *k = (chunk){.table = {.repeats = 9, .seconds = 0.02}, .rows = 32, .cols = 4096};
+    *k = (chunk){.table = {.repeats = 9, .seconds = 0.02}, .cols = 4096, .device = -1};
     read_options(argc, argv, k, &cpu);
-    bench_check(pare_cpu_create(&cpu, &k->be));
+    bench_check(k->device >= 0 ? pare_cuda_create(k->device, &k->be)
+                               : pare_cpu_create(&cpu, &k->be));
+    k->table.be = k->be;
+    print_device(k);
     if (k->nn) {
-        bench_nn(&k->table, k->be, cpu.threads);
+        bench_nn(&k->table, k->be, cpu.threads, k->times);
         pare_backend_free(&k->be);
         return 0;
     }
     make_chunk(k);
+    each_array(k, give_array);
     if (!k->table.csv)
         printf("%s, %s, chunk [%lld, %lld] f32\n", pare_cpu_model(), pare_backend_name(k->be),
                (long long)k->rows, (long long)k->cols);

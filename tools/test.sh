@@ -2,8 +2,10 @@
 # Installs what is missing (Debian 12, Ubuntu 24.04), builds, and runs the tests.
 #   tools/test.sh           the quick ones
 #   tools/test.sh --all     the long ones too (hours)
-# Needs no GPU, no CUDA toolkit and no test data. Tests on real checkpoints run where PARE_TEST_DATA
-# names a folder that has them, and are skipped, visibly, where it does not.
+# Needs no GPU, no CUDA toolkit and no test data. The CUDA half runs on simulated devices
+# (docs/cudasim.md), with CUDA's headers from the toolkit or, without one, from PyPI. Tests on real
+# checkpoints run where PARE_TEST_DATA names a folder that has them, and are skipped, visibly, where
+# it does not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/dev/packages.sh
@@ -37,10 +39,15 @@ else
     echo "The checkpoint all-MiniLM-L6-v2 could not be fetched: tests on it are skipped."
 fi
 
+say "CUDA's headers"
+cuda=$(tools/dev/cuda_headers.sh)
+echo "${cuda:-none: simulated devices are skipped}"
+
 say "Build: release; debug with AddressSanitizer and UBSan"
 mkdir -p build
 for preset in release debug; do
     cmake --preset "$preset" -DPARE_TEST_PYTHON="$python" \
+        -DPARE_CUDA_INCLUDE="${cuda:-PARE_CUDA_INCLUDE-NOTFOUND}" \
         -DPARE_WERROR="${PARE_WERROR:-OFF}" >"build/$preset.log" 2>&1 ||
         { cat "build/$preset.log"; exit 1; }
     cmake --build --preset "$preset" -j "$jobs" >>"build/$preset.log" 2>&1 ||

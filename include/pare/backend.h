@@ -5,6 +5,7 @@
 #include "pare/status.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -24,8 +25,63 @@ typedef struct pare_cpu_options {
 pare_status pare_cpu_create(const pare_cpu_options *options, pare_backend **backend);
 void pare_backend_free(pare_backend **backend);
 
-/* "cpu avx512" … valid as long as the backend. */
+/* "cpu avx512", "cuda:0 NVIDIA H200" … valid as long as the backend. */
 const char *pare_backend_name(const pare_backend *backend);
+
+/* ---- memory ----------------------------------------------------------------------------------
+ *
+ * Ops take pointers to the backend's own memory. That of the CPU is the host's; that of a device
+ * cannot be touched by the host. A backend works in one order (a device's stream): what is asked
+ * first is done first, ops and copies alike; ops return before their work is done, unless their
+ * comment says that a result is ready on return. */
+
+/* Whether the backend's memory is the host's. */
+bool pare_backend_is_host(const pare_backend *backend);
+
+/* A CPU backend for what has to be done on the host's side (files, digests): the backend itself if
+ * its memory is the host's, else one with a single thread that belongs to it. */
+pare_backend *pare_backend_host(pare_backend *backend);
+
+/* bytes of the backend's memory, zero, aligned to 256 (64 on the CPU); NULL for 0. PARE_ERR_MEMORY
+ * says how much was asked and how much is free. Release takes NULL. */
+pare_status pare_backend_alloc(pare_backend *backend, int64_t bytes, void *memory /* T ** */);
+void pare_backend_release(pare_backend *backend, void *memory, int64_t bytes);
+
+/* Host memory that copies fast (page-locked for a device), zero; NULL for 0. */
+pare_status pare_backend_host_alloc(pare_backend *backend, int64_t bytes, void *memory /* T ** */);
+void pare_backend_host_release(pare_backend *backend, void *memory, int64_t bytes);
+
+/* Host to backend, backend to host (after all that was asked before), within the backend. The
+ * host's side is free, or there, on return; copy returns at once. Nothing where both are the same
+ * memory.
+ */
+pare_status pare_backend_upload(pare_backend *backend, void *to, const void *from, int64_t bytes);
+pare_status pare_backend_download(pare_backend *backend, void *to, const void *from, int64_t bytes);
+pare_status pare_backend_copy(pare_backend *backend, void *to, const void *from, int64_t bytes);
+
+/* Every byte becomes 0. */
+pare_status pare_backend_clear(pare_backend *backend, void *memory, int64_t bytes);
+
+/* Waits until all that was asked is done; a failure of it is returned here at the latest. */
+pare_status pare_backend_sync(pare_backend *backend);
+
+/* ---- CUDA devices ---------------------------------------------------------------------------- */
+
+typedef struct pare_cuda_facts {
+    char name[96];    /* "NVIDIA H200" */
+    int major, minor; /* compute capability */
+    int multiprocessors;
+    int64_t memory, free; /* bytes */
+    int driver, runtime;  /* 13000 is 13.0 */
+} pare_cuda_facts;
+
+/* How many there are, at least 1. PARE_ERR_DEVICE says in one sentence why there are none: built
+ * without CUDA, no device, a driver that is too old. */
+pare_status pare_cuda_count(int *count);
+pare_status pare_cuda_facts_of(int device, pare_cuda_facts *facts);
+
+/* A backend on a device: a stream of its own. Several may share a device. */
+pare_status pare_cuda_create(int device, pare_backend **backend);
 
 /* The instruction sets compiled in, best first, NULL after the last; and whether this CPU has one.
  */

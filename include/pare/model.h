@@ -2,8 +2,12 @@
  *
  * A model is an array of nodes in execution order over parameters. Its life: create (the graph
  * alone, from config.json or --arch), load or init (values), prepare (memory for a batch shape),
- * then forward and backward on batches. It keeps the backend it was prepared with; one thread at a
- * time may use it.
+ * then forward and backward on batches. It keeps the backend it was prepared with, which must
+ * outlive it; one thread at a time may use it.
+ *
+ * Every pare_tensor's data, a parameter's mask too, is in that backend's memory (backend.h): on the
+ * CPU the host's; else the host reads it by pare_model_read_rows, pare_model_read_mask and
+ * pare_backend_download.
  */
 #ifndef PARE_MODEL_H
 #define PARE_MODEL_H
@@ -135,8 +139,11 @@ typedef struct pare_model_shape {
 typedef struct pare_model_memory {
     int64_t params, grads, activations; /* bytes */
     int64_t masks;                      /* if every weight that may have one has one */
-    int64_t scratch;                    /* the backend's, estimated from above */
-    double flops;                       /* of one forward, the head's product included */
+    int64_t scratch;                    /* the CPU's, estimated from above; */
+    int64_t device_scratch;             /* a device's, beside what its libraries take */
+    int64_t inputs; /* of a batch, where the backend's memory is not the host's; and as many of the
+                       host's, page-locked. On the CPU it is none */
+    double flops;   /* of one forward, the head's product included */
 } pare_model_memory;
 
 /* What prepare and a step will take, before anything is allocated. Fails on shapes that do not fit
@@ -146,7 +153,8 @@ pare_status pare_model_predict(pare_model *model, const pare_model_shape *shape,
 
 /* Allocates values (if not there), gradients, activations, for this shape. After it forward and
  * backward of up to this shape allocate nothing, but for what the backend makes at the first call
- * of a shape of an op. May be called again with another shape: values stay. */
+ * of a shape of an op. May be called again with another shape: values stay. PARE_ERR_ARGUMENT for a
+ * backend that cannot see the memory of the one before. */
 pare_status pare_model_prepare(pare_model *model, pare_backend *be, const pare_model_shape *shape);
 
 /* Reads values from a checkpoint; quantised and sparse entries are decoded. All that is missing,
@@ -159,9 +167,13 @@ pare_status pare_model_load(pare_model *model, pare_store *store, bool masks);
 pare_status pare_model_init(pare_model *model, uint64_t seed);
 
 /* Rows of a parameter as the checkpoint stores them (transposed back), F32 [count, cols of the
- * checkpoint's shape]; for writing. */
+ * checkpoint's shape]; for writing. To host memory. */
 pare_status pare_model_read_rows(const pare_model *model, int64_t param, int64_t first,
                                  int64_t count, float *values);
+/* Elements [first, first + count) of its mask, in the order of the value, to host memory: all 1 if
+ * it has none. */
+pare_status pare_model_read_mask(const pare_model *model, int64_t param, int64_t first,
+                                 int64_t count, uint8_t *mask);
 /* The shape in the checkpoint. */
 void pare_model_stored_shape(const pare_model *model, int64_t param, int *rank, int64_t *shape);
 
@@ -172,11 +184,16 @@ typedef struct pare_step_seed {
     uint64_t step; /* and of this step */
 } pare_step_seed;
 
-/* Runs the graph. training as prepared: batch norm uses the batch, dropout drops (seed NULL: no
- * dropout). batch may be smaller than prepared. Token ids outside the vocabulary and images that do
- * not fit: PARE_ERR_ARGUMENT with the place. */
+/* Runs the graph on a batch in the host's memory. training as prepared: batch norm uses the batch,
+ * dropout drops (seed NULL: no dropout). batch may be smaller than prepared. Token ids outside the
+ * vocabulary and images that do not fit: PARE_ERR_ARGUMENT with the place. */
 pare_status pare_model_forward(pare_model *model, const pare_batch *batch, bool training,
                                const pare_step_seed *seed);
+
+/* The batch of the last forward, its pointers to the backend's memory: on the CPU the batch as it
+ * was given, else copies of its parts (with labels: [B, T] of TOKENS, else [B]), valid until the
+ * next forward or prepare. For losses and metrics. */
+const pare_batch *pare_model_batch(const pare_model *model);
 
 /* After forward: the last node's output at the batch's size, F32 for CLASSES and VECTOR, act for
  * TOKENS; and the gradient of it that backward starts from, to be filled by a loss. */

@@ -13,12 +13,17 @@
 #include "pare/qtensor.h"
 #include "pare/tensor.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define PARE_OPS_COMPRESS(OP)                                                                      \
     OP(keys)                                                                                       \
     OP(keys_random)                                                                                \
     OP(keys_block)                                                                                 \
     OP(select_hist)                                                                                \
     OP(select_count)                                                                               \
+    OP(select_kth)                                                                                 \
     OP(mask_select)                                                                                \
     OP(mask_nm)                                                                                    \
     OP(mask_expand)                                                                                \
@@ -35,7 +40,8 @@
     OP(quantize)                                                                                   \
     OP(dequantize)                                                                                 \
     OP(pack)                                                                                       \
-    OP(unpack)
+    OP(unpack)                                                                                     \
+    OP(quant_pack)
 
 /* ---- keys ------------------------------------------------------------------------------------ */
 
@@ -84,6 +90,15 @@ typedef struct pare_select_count_args {
     uint32_t threshold;
     int64_t *below, *equal; /* host memory, overwritten; ready on return */
 } pare_select_count_args;
+
+/* The k-th smallest key of a tensor in memory, how many lie below it, how many are equal to it:
+ * below < k ≤ below + equal. */
+typedef struct pare_select_kth_args {
+    pare_tensor x; /* [n], U32 keys or F32 weights (sign dropped) */
+    int64_t k;     /* 1 ≤ k ≤ n */
+    uint32_t *threshold;
+    int64_t *below, *equal; /* all three: host memory, overwritten; ready on return */
+} pare_select_kth_args;
 
 /* mask = 0 where key < threshold, and for the first `ties` elements (row by row) whose key ==
  * threshold; 1 elsewhere. */
@@ -276,5 +291,24 @@ typedef struct pare_unpack_args {
     pare_tensor words; /* as in pack */
     pare_tensor codes; /* [R, C], I8 */
 } pare_unpack_args;
+
+/* Round to nearest in one pass over the weights: the same bytes as cast to F32, quant_range,
+ * quant_scale, quantize and pack (PARE_PACK_STREAM) one after another, with blocks one row high.
+ * PARE_ERR_DAMAGED as quant_scale (which block); the outputs then hold nothing of use. Of codes and
+ * words one may be absent: data NULL. */
+typedef struct pare_quant_pack_args {
+    pare_scheme scheme;     /* INT */
+    pare_dtype scale_dtype; /* F32, F16 or BF16 */
+    pare_tensor w;          /* [R, C], F32, F16 or BF16 */
+    int64_t block_cols;
+    pare_tensor scale; /* [R, ceil(C/block_cols)], F32 */
+    pare_tensor zero;  /* the same shape, I8; data NULL unless asymmetric */
+    pare_tensor codes; /* [R, C], I8 */
+    pare_tensor words; /* [R, packed bytes], U8 */
+} pare_quant_pack_args;
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

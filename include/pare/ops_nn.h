@@ -17,6 +17,10 @@
 
 #include <stdbool.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define PARE_OPS_NN(OP)                                                                            \
     OP(gemm)                                                                                       \
     OP(colsum)                                                                                     \
@@ -25,6 +29,7 @@
     OP(conv_grad_w)                                                                                \
     OP(batch_norm)                                                                                 \
     OP(batch_norm_grad)                                                                            \
+    OP(batch_norm_fold)                                                                            \
     OP(layer_norm)                                                                                 \
     OP(layer_norm_grad)                                                                            \
     OP(rms_norm)                                                                                   \
@@ -60,6 +65,10 @@
     OP(sgd)                                                                                        \
     OP(adamw)                                                                                      \
     OP(ema)                                                                                        \
+    OP(sum_squares)                                                                                \
+    OP(cholesky)                                                                                   \
+    OP(qgemm_w8a8)                                                                                 \
+    OP(qgemm_w4a16)                                                                                \
     OP(quant_rows)
 
 /* ---- products -------------------------------------------------------------------------------- */
@@ -71,7 +80,7 @@ typedef struct pare_gemm_args {
     pare_tensor a;         /* [M, K], or [K, M] if trans_a */
     pare_tensor b;         /* [K, N], or [N, K] if trans_b (a linear layer's weight) */
     pare_tensor c;         /* [M, N], F32 or BF16 */
-    pare_tensor bias;      /* [N] F32, or absent */
+    pare_tensor bias;      /* [N] F32, or absent; may be rounded to c's dtype first */
     bool trans_a, trans_b; /* not both */
     bool accumulate;
 } pare_gemm_args;
@@ -96,8 +105,9 @@ int64_t pare_window_out(const pare_window *window, int axis, int64_t n);
 
 /* Cross-correlation: y[b, i, j, o] = Σ w[o, c, u, v] · x[b, i·stride − pad + u·dilation, …, c of
  * o's group]. With shift (inference: a batch norm folded in) y = conv·scale[o] + shift[o]; then z
- * is added, then negatives become 0 if relu. w (times scale) is rounded to x's dtype first. There
- * is at least one channel, and the window fits; B may be 0. */
+ * is added, then negatives become 0 if relu. w (times scale) is rounded to x's dtype first; conv
+ * may be, before the rest is added. There is at least one channel, and the window fits; B may be 0.
+ */
 typedef struct pare_conv_args {
     pare_tensor x;            /* [B, H, W, I] act */
     pare_tensor w;            /* [O, I/groups, kh, kw] F32 or BF16 */
@@ -154,6 +164,16 @@ typedef struct pare_batch_norm_grad_args {
     pare_tensor dgamma, dbeta;           /* [C] F32 */
     bool relu, accumulate;               /* accumulate: dgamma, dbeta */
 } pare_batch_norm_grad_args;
+
+/* An inference batch norm as scale and shift of the convolution before it, whose bias may be
+ * absent: scale = gamma/sqrt(running_var + eps), shift = beta + (bias − running_mean)·scale, every
+ * step rounded to f32. */
+typedef struct pare_batch_norm_fold_args {
+    pare_tensor gamma, beta, running_mean, running_var; /* [C] F32 */
+    pare_tensor bias;                                   /* [C] F32 or absent: 0 */
+    pare_tensor scale, shift;                           /* [C] F32 */
+    float eps;
+} pare_batch_norm_fold_args;
 
 /* y = (x − mean)/sqrt(var + eps)·gamma + beta by row (Ba 2016). saved_mean, saved_scale ([R] F32:
  * mean, 1/sqrt(var + eps)) may be absent where no gradient is wanted. */
@@ -431,12 +451,16 @@ typedef struct pare_mse_args {
     float grad_scale;
 } pare_mse_args;
 
-/* kl[i] = Σ_v p·(log p − log q), p = softmax(teacher), q = softmax(x); same[i] = 1 where both have
- * their largest logit (the first of equals) in the same place. */
+/* kl[i] = Σ_v p·(log p − log q), p = softmax(teacher/temperature), q = softmax(x/temperature);
+ * dx = grad_scale/temperature·(q − p), of x's dtype: the loss of distillation (Hinton 2015);
+ * same[i] = 1 where both have their largest logit (the first of equals) in the same place. */
 typedef struct pare_kl_args {
     pare_tensor teacher, x; /* [R, V] act each */
     pare_tensor kl;         /* [R] F32 */
     pare_tensor same;       /* [R] U8 or absent */
+    pare_tensor dx;         /* [R, V] act or absent; may be x */
+    float grad_scale;
+    float temperature; /* 0: 1 */
 } pare_kl_args;
 
 /* ---- optimisers ------------------------------------------------------------------------------ */
@@ -467,6 +491,15 @@ typedef struct pare_ema_args {
     float decay;
 } pare_ema_args;
 
+/* sum = Σ x[i]² over the i with mask[i] ≠ 0 (+ sum if accumulate), in f64: a gradient's norm over
+ * many parameters is one number to fetch. */
+typedef struct pare_sum_squares_args {
+    pare_tensor x;    /* [n] F32 */
+    pare_tensor mask; /* [n] U8 or absent */
+    pare_tensor sum;  /* [1] F64 */
+    bool accumulate;
+} pare_sum_squares_args;
+
 /* ---- activations of quantised products ---------------------------------------------------------
  */
 
@@ -475,5 +508,44 @@ typedef struct pare_ema_args {
 typedef struct pare_quant_rows_args {
     pare_tensor x, y; /* [R, N] act; y may be x */
 } pare_quant_rows_args;
+
+/* ---- factorisations -------------------------------------------------------------------------- */
+
+/* L with L·Lᵀ = a (Cholesky), lower triangular, in the place of a, +0 above the diagonal; of a only
+ * the lower triangle is read. Where a is not positive definite, or holds NaN or Inf there, this is
+ * PARE_ERR_NUMERIC with the order of the first leading minor that fails, and a is lost. Ready on
+ * return. */
+typedef struct pare_cholesky_args {
+    pare_tensor a; /* [n, n] F32, in place */
+} pare_cholesky_args;
+
+/* ---- products of quantised weights ----------------------------------------------------------- */
+
+/* c[m, n] = sx[m]·scale[n]·Σ_k qx[m, k]·w[n, k] (+ bias[n]): qx and sx are the int8 codes and the
+ * scale of each row of x as quant_rows has them; the sums of codes are exact. A row whose sx is 0
+ * counts as zeros, one that holds NaN or Inf gives NaN. */
+typedef struct pare_qgemm_w8a8_args {
+    pare_tensor x;     /* [M, K] act, K ≤ 131071 */
+    pare_tensor w;     /* [N, K] I8 */
+    pare_tensor scale; /* [N] F32 */
+    pare_tensor bias;  /* [N] F32, or absent */
+    pare_tensor c;     /* [M, N], x's dtype */
+} pare_qgemm_w8a8_args;
+
+/* c = x·wᵀ (+ bias in every row), w[n, k] = (q[n, k] − zero)·scale with those of [n, k / group], in
+ * f32, then rounded to x's dtype. */
+typedef struct pare_qgemm_w4a16_args {
+    pare_tensor x;     /* [M, K] act */
+    pare_tensor words; /* [N, packed bytes], U8: PARE_PACK_STREAM of 4 bits */
+    pare_tensor scale; /* [N, ceil(K/group)] F32 */
+    pare_tensor zero;  /* the same shape, I8, or absent: 0 */
+    pare_tensor bias;  /* [N] F32, or absent */
+    pare_tensor c;     /* [M, N], x's dtype */
+    int64_t group;     /* columns that share a scale: a multiple of 8 */
+} pare_qgemm_w4a16_args;
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

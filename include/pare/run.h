@@ -15,12 +15,14 @@ extern "C" {
 typedef struct pare_run_options {
     int threads;        /* 0: pare_cpu_count() */
     const char *isa;    /* NULL: the best; see pare_cpu_options */
-    const char *device; /* NULL, "auto", "cpu"; "cuda…" is PARE_ERR_DEVICE in this build */
+    const char *device; /* "cpu", "cuda" (the first), "cuda:N"; NULL or "auto": cuda:0 if there is
+                           one. Results of data-free work do not depend on it. */
     int64_t memory;     /* host budget in bytes; 0: 256 MiB + twice the largest tensor */
-    const char *trace;  /* timeline file, or NULL */
-    bool sync;          /* fdatasync after every tensor */
-    bool strict;        /* a scheme or pattern that does not fit a layer is an error */
-    bool overwrite;     /* replace an output that exists, drop a part of another run */
+    int64_t device_memory; /* budget of the device's; 0: what is free there */
+    const char *trace;     /* timeline file, or NULL */
+    bool sync;             /* fdatasync after every tensor */
+    bool strict;           /* a scheme or pattern that does not fit a layer is an error */
+    bool overwrite;        /* replace an output that exists, drop a part of another run */
     pare_log log;
     pare_progress progress;
     /* becomes nonzero to stop: PARE_ERR_INTERRUPTED, the same call continues */

@@ -3,8 +3,8 @@
  * First form: a job is a row of items 0..n-1, each going through the stages (read, compute, write
  * …) in order on one worker; workers take items in ascending order, so stages of different items
  * overlap. A stage marked in_order runs for item i only after it ran for item i-1 (results, prefix
- * sums). An item is admitted when the host bytes it states fit the budget beside those in flight;
- * one item alone is always admitted if it fits by itself.
+ * sums). An item is admitted when the bytes it states, the host's and the device's, fit both
+ * budgets beside those in flight; one item alone is always admitted if it fits by itself.
  *
  * A stage marked home (and what follows it) runs on the thread that called pare_sched_run, item
  * after item: the other workers carry items up to it, a few ahead, and hand them over.
@@ -27,6 +27,8 @@ typedef struct pare_sched pare_sched;
 typedef struct pare_sched_options {
     int threads;                /* workers; 0: pare_cpu_count */
     int64_t budget;             /* host bytes that items in flight may hold together; 0: no limit */
+    int64_t device_budget;      /* likewise of a device */
+    const char *device;         /* where the stages work, for the timeline; NULL: not said */
     const char *trace;          /* file for a Chrome/Perfetto timeline, or NULL */
     const volatile int *cancel; /* becomes nonzero when the user wants to stop, or NULL */
     pare_progress progress;
@@ -53,8 +55,9 @@ typedef struct pare_job {
     int64_t items;
     pare_stage stages[PARE_MAX_STAGES]; /* the first with run NULL ends the list */
     void *user;
-    int64_t (*bytes)(void *user, int64_t item); /* host bytes the item needs; NULL: 0 */
-    double (*weight)(void *user, int64_t item); /* for progress; NULL: 1 */
+    int64_t (*bytes)(void *user, int64_t item);        /* host bytes the item needs; NULL: 0 */
+    int64_t (*device_bytes)(void *user, int64_t item); /* of the device; NULL: 0 */
+    double (*weight)(void *user, int64_t item);        /* for progress; NULL: 1 */
     int ahead; /* with a home stage: items in flight at most, that on the calling thread among them;
                   0: 2 */
 } pare_job;
@@ -62,7 +65,7 @@ typedef struct pare_job {
 /* Runs the job. The first failure in item order is returned (with its sentence) after all items in
  * flight have stopped; later items are not begun. PARE_ERR_INTERRUPTED if cancelled (before an item
  * is begun, or comes home).
- * PARE_ERR_MEMORY if one item alone exceeds the budget (how much it needs). */
+ * PARE_ERR_MEMORY if one item alone exceeds a budget (how much it needs). */
 pare_status pare_sched_run(pare_sched *sched, const pare_job *job);
 
 /* ---- journal --------------------------------------------------------------------------------- */

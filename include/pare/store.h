@@ -9,6 +9,8 @@
  * Writing is create, then fill: pare_writer_create lays out every byte range and writes all
  * metadata; rows are then filled in any order, from any thread, and again after a kill;
  * pare_writer_finish checks, syncs and renames.
+ *
+ * All memory here is the host's, and so is every backend: pare_backend_host() of a device's.
  */
 #ifndef PARE_STORE_H
 #define PARE_STORE_H

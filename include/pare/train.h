@@ -3,6 +3,9 @@
  * One loop for everything that learns: it takes loss terms and step callbacks as tables of
  * functions. Order of a step: batch, forward, losses (each fills or adds to gradients), backward,
  * again for accumulation; clipping; optimiser; callbacks; moving average.
+ *
+ * What a training holds lies in the memory of the model's backend (backend.h). The host waits for a
+ * device three times a step: for the batch to be there, for the losses, for the gradients' norm.
  */
 #ifndef PARE_TRAIN_H
 #define PARE_TRAIN_H
@@ -64,10 +67,11 @@ typedef struct pare_train_options {
 /* ---- losses ---------------------------------------------------------------------------------- */
 
 /* What a loss sees after forward. It adds weight × its gradient to the model's output gradient (the
- * first term overwrites: `first`) and to the head's, and gives the sum over samples that count. */
+ * first term overwrites: `first`) and to the head's, and gives the sum over samples that count. Ops
+ * take labels from pare_model_batch(model), which the backend sees. */
 typedef struct pare_loss_args {
     pare_model *model;
-    const pare_batch *batch;
+    const pare_batch *batch; /* as it went forward, in the host's memory */
     pare_backend *be;
     double grad_scale; /* of each counted sample's gradient */
     double smoothing;
@@ -75,15 +79,17 @@ typedef struct pare_loss_args {
     double loss;          /* out: sum, f64 */
     int64_t count;        /* out: samples (or tokens) counted */
     int64_t top1, top5;   /* out: of those */
-    /* scratch that the loop owns, as large as the term asked for */
-    void *scratch;
+    /* memory that the loop owns, as large as the term asked for: the backend's, and the host's for
+     * what is downloaded (NULL where the backend's is the host's) */
+    void *scratch, *results;
     int64_t scratch_size;
 } pare_loss_args;
 
 typedef struct pare_loss {
     const char *name, *summary;
-    /* bytes of scratch for a model prepared so */
+    /* bytes of scratch, and of results, for a model prepared so */
     int64_t (*scratch)(pare_model *model, const pare_model_shape *shape);
+    int64_t (*results)(pare_model *model, const pare_model_shape *shape);
     pare_status (*run)(pare_loss_args *args);
 } pare_loss;
 
@@ -108,8 +114,9 @@ typedef struct pare_train_callbacks {
     void *user;
 } pare_train_callbacks;
 
-/* The model must be prepared for training with this batch; the trainer holds the optimiser's state
- * and the moving average. Freezes parameters (call before prepare: pare_train_freeze). */
+/* The model must be prepared for training with this batch on this backend; the trainer holds the
+ * optimiser's state and the moving average. Freezes parameters (call before prepare:
+ * pare_train_freeze). */
 pare_status pare_train_freeze(pare_model *model, const pare_train_options *options);
 pare_status pare_trainer_create(const pare_train_options *options, pare_model *model,
                                 pare_backend *be, const pare_dataset *dataset,
@@ -121,9 +128,15 @@ void pare_trainer_free(pare_trainer **trainer);
 pare_status pare_train_check(const pare_train_options *options, const pare_model *model,
                              const pare_dataset *dataset);
 
-/* Bytes that the optimiser, the moving average, losses and batches will take. */
-int64_t pare_train_bytes(const pare_train_options *options, pare_model *model,
-                         const pare_dataset *dataset, const pare_model_shape *shape);
+/* Bytes of the backend's memory, and of the host's beside it: on the CPU it takes their sum. */
+typedef struct pare_footprint {
+    int64_t backend, host;
+} pare_footprint;
+
+/* What the optimiser, the moving average, losses and batches will take. */
+pare_footprint pare_train_bytes(const pare_train_options *options, pare_model *model,
+                                const pare_backend *be, const pare_dataset *dataset,
+                                const pare_model_shape *shape);
 
 /* Trains from the step it is at to the end. A loss or gradient that is NaN or Inf stops it
  * (PARE_ERR_NUMERIC) with the step and the first bad tensor. After a failure model and trainer are
@@ -188,8 +201,8 @@ pare_status pare_eval_check(const pare_eval_options *options);
  * bad tensor; no label that counts PARE_ERR_ARGUMENT. */
 pare_status pare_evaluate(pare_sched *sched, const pare_eval_options *options,
                           pare_eval_result *result);
-/* Bytes beside the models. */
-int64_t pare_eval_bytes(const pare_eval_options *options, const pare_model_shape *shape);
+/* What it takes beside the models. */
+pare_footprint pare_eval_bytes(const pare_eval_options *options, const pare_model_shape *shape);
 
 #ifdef __cplusplus
 }

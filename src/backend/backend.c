@@ -14,7 +14,8 @@ void pare_backend_free(pare_backend **backend)
     if (!backend || !*backend)
         return;
     pare_backend *be = *backend;
-    pare__pages_free(be->scratch, be->scratch_size);
+    pare_backend_release(be, be->scratch, (int64_t)be->scratch_size);
+    pare_backend_free(&be->host);
     if (be->free_state)
         be->free_state(be->state);
     free(be);
@@ -25,8 +26,11 @@ pare_status pare__scratch(pare_backend *be, size_t size, void **scratch)
 {
     if (size > be->scratch_size) {
         void *memory = NULL;
-        PARE_TRY(pare__pages(size, &memory));
-        pare__pages_free(be->scratch, be->scratch_size);
+        if (be->memory)
+            PARE_TRY(be->memory->alloc(be, size, &memory));
+        else
+            PARE_TRY(pare__pages(size, &memory));
+        pare_backend_release(be, be->scratch, (int64_t)be->scratch_size);
         be->scratch = memory;
         be->scratch_size = size;
     }

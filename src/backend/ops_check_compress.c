@@ -147,6 +147,17 @@ pare_status pare__check_select_count(const pare_select_count_args *args)
     return PARE_OK;
 }
 
+pare_status pare__check_select_kth(const pare_select_kth_args *args)
+{
+    PARE_TRY(pare__arg_sound(PARE__ARG(select_kth, x), 1, PARE__KEYS));
+    PARE_REQUIRE(args->k >= 1 && args->k <= args->x.shape[0], PARE_ERR_ARGUMENT,
+                 "select_kth: k is %lld; x has %lld keys and the first is number 1",
+                 (long long)args->k, (long long)args->x.shape[0]);
+    PARE_REQUIRE(args->threshold && args->below && args->equal, PARE_ERR_ARGUMENT,
+                 "select_kth: threshold, below or equal is NULL; all three are wanted");
+    return PARE_OK;
+}
+
 pare_status pare__check_mask_select(const pare_mask_select_args *args)
 {
     PARE_TRY(check_masked(PARE__ARG(mask_select, x), PARE__KEYS, PARE__ARG(mask_select, mask)));
@@ -386,5 +397,36 @@ pare_status pare__check_unpack(const pare_unpack_args *args)
 {
     PARE_TRY(check_packed(PARE__ARG(unpack, words), PARE__ARG(unpack, codes), args->packing,
                           args->bits));
+    return PARE_OK;
+}
+
+pare_status pare__check_quant_pack(const pare_quant_pack_args *args)
+{
+    const pare__arg *w = PARE__ARG(quant_pack, w), *scale = PARE__ARG(quant_pack, scale);
+    const pare__arg *zero = PARE__ARG(quant_pack, zero), *codes = PARE__ARG(quant_pack, codes);
+    const pare__arg *words = PARE__ARG(quant_pack, words);
+    const pare__arg *const outputs[] = {scale, zero, codes, words};
+    PARE_REQUIRE(args->scheme.type == PARE_QUANT_INT, PARE_ERR_ARGUMENT,
+                 "quant_pack: integer codes only; take quantize for others");
+    PARE_TRY(check_scheme(w->op, &args->scheme, false));
+    PARE_TRY(check_scale_dtype(w->op, args->scale_dtype));
+    PARE_TRY(pare__arg_sound(w, 2, PARE__WEIGHTS));
+    PARE_TRY(check_scales(&args->scheme, scale, zero, &args->w, 1, args->block_cols));
+    int64_t R = args->w.shape[0], C = args->w.shape[1];
+    int64_t bytes = pare_packed_bytes(PARE_PACK_STREAM, args->scheme.bits, C);
+    if (args->codes.data)
+        PARE_TRY(pare__arg_matrix(codes, PARE_I8, R, C));
+    if (args->words.data)
+        PARE_TRY(pare__arg_matrix(words, PARE_U8, R, bytes));
+    PARE_REQUIRE(args->codes.data || args->words.data || R == 0 || C == 0, PARE_ERR_ARGUMENT,
+                 "quant_pack: neither codes nor words are given; one must be");
+    for (int i = 0; i < 4; i++) {
+        if (!outputs[i]->tensor->data)
+            continue;
+        PARE_TRY(pare__arg_apart(outputs[i], w));
+        for (int j = 0; j < i; j++)
+            if (outputs[j]->tensor->data)
+                PARE_TRY(pare__arg_apart(outputs[i], outputs[j]));
+    }
     return PARE_OK;
 }

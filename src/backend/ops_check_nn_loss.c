@@ -1,7 +1,9 @@
-/* ops_check_nn_loss.c - rules of the losses, the optimisers and quant_rows. */
+/* ops_check_nn_loss.c - rules of the losses, the optimisers, sum_squares and quant_rows. */
 #include "ops_check.h"
 
 #include "base/check.h"
+
+#include <math.h>
 
 /* Each of the first `outs` shares no byte with those behind it; what is absent is left out. */
 static pare_status check_apart(const pare__arg *const *args, int outs, int count)
@@ -75,13 +77,20 @@ pare_status pare__check_kl(const pare_kl_args *args)
 {
     const pare__arg *teacher = PARE__ARG(kl, teacher), *x = PARE__ARG(kl, x);
     const pare__arg *kl = PARE__ARG(kl, kl), *same = PARE__ARG(kl, same);
+    const pare__arg *dx = PARE__ARG(kl, dx);
     PARE_TRY(pare__arg_sound(x, 2, PARE__ACTS));
     PARE_TRY(pare__arg_sound(teacher, 2, PARE__ACTS));
     PARE_TRY(pare__arg_matrix(teacher, args->teacher.dtype, args->x.shape[0], args->x.shape[1]));
     PARE_TRY(pare__arg_vector(kl, PARE_F32, args->x.shape[0]));
     if (args->same.data)
         PARE_TRY(pare__arg_vector(same, PARE_U8, args->x.shape[0]));
-    CHECK_APART(2, kl, same, teacher, x);
+    PARE_TRY(check_gradient(dx, x));
+    PARE_REQUIRE(args->temperature >= 0 && isfinite(args->temperature) &&
+                     (args->temperature == 0 || isfinite(1.0f / args->temperature)),
+                 PARE_ERR_ARGUMENT, "kl: temperature is %g; it must be above 0, or 0 for 1",
+                 (double)args->temperature);
+    CHECK_APART(3, kl, same, dx, teacher);
+    CHECK_APART(2, kl, same, x);
     return PARE_OK;
 }
 
@@ -131,6 +140,18 @@ pare_status pare__check_ema(const pare_ema_args *args)
     PARE_TRY(pare__arg_sound(e, 1, PARE__SET(PARE_F32)));
     PARE_TRY(pare__arg_vector(w, PARE_F32, args->e.shape[0]));
     PARE_TRY(pare__arg_apart(e, w));
+    return PARE_OK;
+}
+
+pare_status pare__check_sum_squares(const pare_sum_squares_args *args)
+{
+    const pare__arg *x = PARE__ARG(sum_squares, x), *mask = PARE__ARG(sum_squares, mask);
+    const pare__arg *sum = PARE__ARG(sum_squares, sum);
+    PARE_TRY(pare__arg_sound(x, 1, PARE__SET(PARE_F32)));
+    if (args->mask.data)
+        PARE_TRY(pare__arg_vector(mask, PARE_U8, args->x.shape[0]));
+    PARE_TRY(pare__arg_vector(sum, PARE_F64, 1));
+    CHECK_APART(1, sum, x, mask);
     return PARE_OK;
 }
 

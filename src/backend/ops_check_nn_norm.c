@@ -91,6 +91,23 @@ pare_status pare__check_batch_norm(const pare_batch_norm_args *args)
     return check_apart(LIST(y, mean, var, saved_mean, saved_scale, gamma, beta, x, z), 5, 9);
 }
 
+pare_status pare__check_batch_norm_fold(const pare_batch_norm_fold_args *args)
+{
+    const pare__arg *gamma = PARE__ARG(batch_norm_fold, gamma);
+    const pare__arg *beta = PARE__ARG(batch_norm_fold, beta);
+    const pare__arg *mean = PARE__ARG(batch_norm_fold, running_mean);
+    const pare__arg *var = PARE__ARG(batch_norm_fold, running_var);
+    const pare__arg *bias = PARE__ARG(batch_norm_fold, bias);
+    const pare__arg *scale = PARE__ARG(batch_norm_fold, scale);
+    const pare__arg *shift = PARE__ARG(batch_norm_fold, shift);
+    PARE_TRY(pare__arg_sound(gamma, 1, PARE__SET(PARE_F32)));
+    int64_t C = args->gamma.shape[0];
+    PARE_TRY(check_vectors(LIST(beta, mean, var, scale, shift), 5, C, false));
+    PARE_TRY(check_vectors(LIST(bias), 1, C, true));
+    PARE_TRY(check_eps("batch_norm_fold", args->eps));
+    return check_apart(LIST(scale, shift, gamma, beta, mean, var, bias), 2, 7);
+}
+
 pare_status pare__check_batch_norm_grad(const pare_batch_norm_grad_args *args)
 {
     const pare__arg *dy = PARE__ARG(batch_norm_grad, dy), *x = PARE__ARG(batch_norm_grad, x);

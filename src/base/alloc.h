@@ -7,6 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* count × size zeroed bytes into *memory (NULL if that is 0). PARE_ERR_MEMORY says how much was
  * asked. Free with free(). */
 pare_status pare__calloc(size_t count, size_t size, void *memory /* T ** */);
@@ -29,5 +33,9 @@ int pare__add(int64_t a, int64_t b, int64_t *sum);
 
 /* The least common multiple of two positive numbers whose product fits 63 bits. */
 int64_t pare__lcm(int64_t a, int64_t b);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

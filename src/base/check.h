@@ -18,6 +18,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Records the sentence for this thread and returns status. */
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4), cold))
@@ -77,5 +81,9 @@ pare_status pare__errno_status(int error);
             abort();                                                                               \
         }                                                                                          \
     } while (0)
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

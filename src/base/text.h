@@ -8,6 +8,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* A growing string; starts as { 0 }. data is NULL or terminated. A failed allocation is kept in
  * `failed`, so a chain of appends needs one check: pare__text_take. */
 typedef struct pare__text {
@@ -48,5 +52,9 @@ const char *pare__nearest(const char *word, const char *const *words);
 
 /* 32 hexadecimal digits of two 64-bit halves, high half first, terminated; text has 33 bytes. */
 void pare__hex128(const uint64_t halves[2], char *text);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -1,36 +1,12 @@
-/* cpu_loss.c - cross-entropy, squared error, Kullback-Leibler divergence.
+/* cpu_loss.c - cross-entropy and squared error.
  *
  * A row of logits is read block by block, each block some times from the first cache: its largest,
  * then Σ e^(x − top) against the largest so far, the sum scaled down whenever that grows. With a
  * gradient a second reading writes it. Sums of a block are sixteen f32 lanes, those of a row and
  * its logarithms are f64. Bound by memory.
  */
+#include "cpu_loss.h"
 #include "cpu_nn.h"
-#include "cpu_row.h"
-
-#include <float.h>
-
-#define BLOCK 2048 /* elements; 8 KiB of f32 */
-
-/* The softmax of the part of a row that was read: p = e^(x − top)/exps. */
-typedef struct softmax_sum {
-    double top;  /* the largest logit, at least −FLT_MAX: then x − top is defined for −Inf */
-    double exps; /* Σ e^(x − top) */
-} softmax_sum;
-
-static const softmax_sum nothing_read = {-FLT_MAX, 0};
-
-/* Takes a new block's largest; returns what sums of e^(x − top) shrink by. */
-static inline double raise_top(softmax_sum *s, float top)
-{
-    double shrink = 1;
-    if ((double)top > s->top) {
-        shrink = exp(s->top - (double)top);
-        s->top = (double)top;
-        s->exps *= shrink;
-    }
-    return shrink;
-}
 
 /* ---- cross-entropy --------------------------------------------------------------------------- */
 
@@ -76,7 +52,7 @@ CPU_INLINE cpu_v beats(cpu_v v, cpu_v t, bool equal)
     return (cpu_v)((equal ? more | cpu_eq(v, t) : more) & (cpu_vi)cpu_splat(1));
 }
 
-/* n ≤ BLOCK: exact in f32. */
+/* n ≤ LOSS_BLOCK: exact in f32. */
 CPU_INLINE int64_t count_beating_of(const void *x, pare_dtype dtype, int64_t n, float t, bool equal)
 {
     cpu_acc count = cpu_acc_of(0);
@@ -122,7 +98,7 @@ CPU_LOOP void write_gradient(const void *x, void *dx, pare_dtype dtype, int64_t 
 
 /* What a reading of a row of logits finds. */
 typedef struct reading {
-    softmax_sum s;
+    loss_softmax s;
     double all;   /* Σ x, where it is asked for */
     int64_t rank; /* where it is asked for */
 } reading;
@@ -131,11 +107,11 @@ typedef struct reading {
 static reading read_row(const void *row, pare_dtype dtype, int64_t V, int64_t label, float t,
                         bool with_all, bool with_rank)
 {
-    reading r = {.s = nothing_read};
-    for (int64_t at = 0; at < V; at += BLOCK) {
+    reading r = {.s = loss_nothing_read};
+    for (int64_t at = 0; at < V; at += LOSS_BLOCK) {
         const void *x = cpu_row_at(row, dtype, at);
-        int64_t n = cpu_min(BLOCK, V - at);
-        raise_top(&r.s, cpu_row_top(x, dtype, n));
+        int64_t n = cpu_min(LOSS_BLOCK, V - at);
+        loss_raise_top(&r.s, cpu_row_top(x, dtype, n), 1);
         float top = (float)r.s.top;
         r.s.exps += (double)sum_exps(x, dtype, n, top);
         if (with_all)
@@ -280,11 +256,11 @@ static void mse_part(const void *user, int64_t first, int64_t last)
     pare_dtype x_dtype = a->x.dtype, t_dtype = a->t.dtype;
     for (int64_t i = first; i < last; i++) {
         double loss = 0;
-        for (int64_t j = i * N; j < (i + 1) * N; j += BLOCK)
+        for (int64_t j = i * N; j < (i + 1) * N; j += LOSS_BLOCK)
             loss += (double)mse_block(cpu_row_at(a->x.data, x_dtype, j), x_dtype,
                                       cpu_row_at(a->t.data, t_dtype, j), t_dtype,
                                       a->dx.data ? cpu_row_at(a->dx.data, x_dtype, j) : NULL,
-                                      2 * a->grad_scale, cpu_min(BLOCK, (i + 1) * N - j));
+                                      2 * a->grad_scale, cpu_min(LOSS_BLOCK, (i + 1) * N - j));
         ((float *)a->loss.data)[i] = (float)loss;
     }
 }
@@ -292,111 +268,5 @@ static void mse_part(const void *user, int64_t first, int64_t last)
 pare_status PARE_CPU(pare_cpu_mse)(pare_backend *be, const pare_mse_args *args)
 {
     cpu_split(be, args->x.shape[0], cpu_row_grain(args->x.shape[1]), mse_part, args);
-    return PARE_OK;
-}
-
-/* ---- divergence ------------------------------------------------------------------------------ */
-
-/* A row of teacher or student as far as it was read. */
-typedef struct side {
-    softmax_sum s;
-    float best;    /* the largest logit itself */
-    int64_t place; /* its first */
-} side;
-
-static const side side_start = {{-FLT_MAX, 0}, -INFINITY, 0};
-
-/* Takes a block's largest logit and its place; as raise_top. */
-static double raise_side(side *r, const void *row, pare_dtype dtype, int64_t at, int64_t n)
-{
-    float top = cpu_row_top(cpu_row_at(row, dtype, at), dtype, n);
-    if (top > r->best) {
-        r->best = top;
-        r->place = at;
-        while (cpu_get(row, dtype, r->place) != top)
-            r->place++;
-    }
-    return raise_top(&r->s, top);
-}
-
-/* Sums over a block, t and x below their largest. */
-typedef struct kl_sums {
-    float p, q;  /* Σ e^t, Σ e^x */
-    float cross; /* Σ e^t·(t − x) */
-} kl_sums;
-
-typedef struct kl_lanes {
-    cpu_acc p, q, cross;
-} kl_lanes;
-
-CPU_INLINE void add_kl(kl_lanes *sum, cpu_v t, cpu_v x)
-{
-    cpu_v e = cpu_vexp_below(t);
-    cpu_vi none = cpu_eq(e, cpu_splat(0)); /* there p·log p is 0 */
-    cpu_acc_add(&sum->p, e);
-    cpu_acc_add(&sum->q, cpu_vexp_below(x));
-    cpu_acc_add(&sum->cross, cpu_pick(none, e, e * (t - x)));
-}
-
-CPU_INLINE kl_sums sum_kl_of(const void *t, pare_dtype t_dtype, float t_top, const void *x,
-                             pare_dtype x_dtype, float x_top, int64_t n)
-{
-    kl_lanes sum = {cpu_acc_of(0), cpu_acc_of(0), cpu_acc_of(0)};
-    int64_t i = 0;
-    for (; i + CPU_V <= n; i += CPU_V)
-        add_kl(&sum, cpu_vload(t, t_dtype, i) - t_top, cpu_vload(x, x_dtype, i) - x_top);
-    if (i < n)
-        add_kl(&sum, cpu_vload_n(t, t_dtype, i, n - i, -INFINITY) - t_top,
-               cpu_vload_n(x, x_dtype, i, n - i, -INFINITY) - x_top);
-    return (kl_sums){cpu_vsum(cpu_acc_get(&sum.p)), cpu_vsum(cpu_acc_get(&sum.q)),
-                     cpu_vsum(cpu_acc_get(&sum.cross))};
-}
-
-CPU_LOOP kl_sums sum_kl(const void *t, pare_dtype t_dtype, float t_top, const void *x,
-                        pare_dtype x_dtype, float x_top, int64_t n)
-{
-    if (t_dtype == PARE_F32)
-        return x_dtype == PARE_F32 ? sum_kl_of(t, PARE_F32, t_top, x, PARE_F32, x_top, n)
-                                   : sum_kl_of(t, PARE_F32, t_top, x, PARE_BF16, x_top, n);
-    return x_dtype == PARE_F32 ? sum_kl_of(t, PARE_BF16, t_top, x, PARE_F32, x_top, n)
-                               : sum_kl_of(t, PARE_BF16, t_top, x, PARE_BF16, x_top, n);
-}
-
-/* cross is Σ e^(t − top_t)·(t − x) of what was read. Within a block t − x is taken below the tops:
- * what both rows have in common is not in it. */
-static void kl_row(const pare_kl_args *a, int64_t i)
-{
-    int64_t V = a->x.shape[1];
-    pare_dtype t_dtype = a->teacher.dtype, x_dtype = a->x.dtype;
-    const void *t = cpu_row_at(a->teacher.data, t_dtype, i * V);
-    const void *x = cpu_row_at(a->x.data, x_dtype, i * V);
-    side p = side_start, q = side_start;
-    double cross = 0;
-    for (int64_t at = 0; at < V; at += BLOCK) {
-        int64_t n = cpu_min(BLOCK, V - at);
-        double shrink = raise_side(&p, t, t_dtype, at, n);
-        raise_side(&q, x, x_dtype, at, n);
-        kl_sums s = sum_kl(cpu_row_at(t, t_dtype, at), t_dtype, (float)p.s.top,
-                           cpu_row_at(x, x_dtype, at), x_dtype, (float)q.s.top, n);
-        p.s.exps += (double)s.p;
-        q.s.exps += (double)s.q;
-        cross = shrink > 0 ? cross * shrink : 0; /* 0·Inf would be NaN */
-        cross += (double)s.cross + (double)s.p * (p.s.top - q.s.top);
-    }
-    double kl = cross / p.s.exps - (p.s.top - q.s.top) - (log(p.s.exps) - log(q.s.exps));
-    ((float *)a->kl.data)[i] = V == 0 || kl < 0 ? 0 : (float)kl; /* below 0 by rounding only */
-    if (a->same.data)
-        ((uint8_t *)a->same.data)[i] = p.place == q.place;
-}
-
-static void kl_part(const void *user, int64_t first, int64_t last)
-{
-    for (int64_t i = first; i < last; i++)
-        kl_row(user, i);
-}
-
-pare_status PARE_CPU(pare_cpu_kl)(pare_backend *be, const pare_kl_args *args)
-{
-    cpu_split(be, args->x.shape[0], cpu_row_grain(args->x.shape[1]), kl_part, args);
     return PARE_OK;
 }

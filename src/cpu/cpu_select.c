@@ -4,7 +4,7 @@
  * histogram is bound by its read-modify-writes: neighbouring elements count in different tables, so
  * that a run of equal keys (zeros) does not wait for its own stores; the rest is bound by memory.
  */
-#include "cpu_bits.h"
+#include "cpu_select.h"
 
 #define GRAIN 16384
 #define TILE 1024
@@ -119,17 +119,8 @@ pare_status PARE_CPU(pare_cpu_keys_block)(pare_backend *be, const pare_keys_bloc
 
 /* ---- histogram ------------------------------------------------------------------------------- */
 
-#define TABLES 4     /* neighbouring elements go to different ones */
+#define TABLES CPU_HIST_TABLES
 #define BATCH 262140 /* elements counted before 16-bit counters could overflow: TABLES · 65535 */
-
-typedef struct hist_job {
-    const uint32_t *x;
-    int64_t n;
-    int32_t prefix;
-    uint16_t *tables; /* of all parts; each part has TABLES of them, zeroed before and after */
-    int64_t *bins;
-    int parts;
-} hist_job;
 
 static void count_high(const uint32_t *restrict x, int64_t n, uint16_t *restrict table)
 {
@@ -153,7 +144,7 @@ static void merge_high(uint16_t *restrict table, int64_t *restrict bins)
     memset(table, 0, sizeof *table * TABLES * PARE_SELECT_HIGH_BINS);
 }
 
-static void hist_high(const uint32_t *x, int64_t n, uint16_t *table, int64_t *bins)
+void PARE_CPU(pare__cpu_hist_high)(const uint32_t *x, int64_t n, uint16_t *table, int64_t *bins)
 {
     memset(table, 0, sizeof *table * TABLES * PARE_SELECT_HIGH_BINS);
     for (int64_t i = 0; i < n; i += BATCH) {
@@ -163,7 +154,7 @@ static void hist_high(const uint32_t *x, int64_t n, uint16_t *table, int64_t *bi
 }
 
 /* Matches are gathered without a branch, then counted in runs of equal keys. */
-static void hist_low(const uint32_t *x, int64_t n, uint32_t prefix, int64_t *bins)
+void PARE_CPU(pare__cpu_hist_low)(const uint32_t *x, int64_t n, uint32_t prefix, int64_t *bins)
 {
     uint32_t found[TILE];
     for (int64_t i = 0; i < n; i += TILE) {
@@ -185,12 +176,12 @@ pare_status PARE_CPU(pare_cpu_select_hist)(pare_backend *be, const pare_select_h
 {
     int64_t n = args->x.shape[0];
     if (args->prefix >= 0) {
-        hist_low(args->x.data, n, (uint32_t)args->prefix, args->bins.data);
+        PARE_CPU(pare__cpu_hist_low)(args->x.data, n, (uint32_t)args->prefix, args->bins.data);
         return PARE_OK;
     }
     void *table = NULL;
-    PARE_TRY(pare__scratch(be, sizeof(uint16_t) * TABLES * PARE_SELECT_HIGH_BINS, &table));
-    hist_high(args->x.data, n, table, args->bins.data);
+    PARE_TRY(pare__scratch(be, CPU_HIST_TABLE, &table));
+    PARE_CPU(pare__cpu_hist_high)(args->x.data, n, table, args->bins.data);
     return PARE_OK;
 }
 

@@ -1,5 +1,5 @@
-/* chunk.c - what happens to the rows of one chunk: read, score, prune, quantise, encode. Each
- * function works on the lane's memory alone, so chunks run side by side. */
+/* chunk.c - what happens to the rows of one chunk: read, upload, score, prune, quantise, download,
+ * encode. Each function works on the lane's memory alone, so chunks run side by side. */
 #include "job.h"
 
 #include "pare/ops.h"
@@ -25,21 +25,6 @@ static int64_t mask_bytes(int64_t cols)
 
 /* ---- read ------------------------------------------------------------------------------------ */
 
-/* The caller's rows for an entry that goes over in its own form. */
-static pare_rows own_rows(const pare__lane *lane)
-{
-    return (pare_rows){.first = lane->first,
-                       .count = lane->rows,
-                       .values =
-                           lane->task->out.form == PARE_FORM_SPARSE ? lane->compact : lane->values,
-                       .mask = lane->mask,
-                       .codes = lane->codes,
-                       .scale = lane->scale,
-                       .zero = lane->zero,
-                       .scale_codes = lane->scale_codes,
-                       .nested = lane->nested};
-}
-
 /* Reads ahead for the chunks that will be taken next; asked for only while reads have to wait,
  * since for a file in the page cache the asking itself costs. */
 static void prefetch(const pare__job *job, int64_t chunk)
@@ -56,34 +41,41 @@ pare_status pare__chunk_read(pare__job *job, pare__lane *lane, int64_t chunk)
     const pare__task *task = lane->task;
     const pare_entry *source = pare_store_entry(job->store, task->source);
     double begin = pare__now();
-    PARE_TRY(pare_store_read_values(job->store, lane->be, task->source, lane->first, lane->rows,
-                                    lane->values, lane->read_scratch));
+    PARE_TRY(pare_store_read_values(job->store, lane->host, task->source, lane->first, lane->rows,
+                                    lane->source, lane->read_scratch));
     if ((double)task->chunk_bytes < (pare__now() - begin) * WARM_RATE)
         prefetch(job, chunk);
-    if (task->way == PARE__WAY_KEEP) {
-        lane->out = own_rows(lane);
+    if (task->way == PARE__WAY_KEEP)
         PARE_TRY(
-            pare_store_read(job->store, lane->be, task->source, &lane->out, lane->read_scratch));
-    }
+            pare_store_read(job->store, lane->host, task->source, &lane->out, lane->read_scratch));
     job->read_bytes +=
         (int64_t)((double)source->stored_bytes * (double)lane->rows / (double)source->rows);
     return PARE_OK;
 }
 
-pare_status pare__chunk_digest(pare__job *job, pare__lane *lane, int64_t chunk)
+pare_status pare__chunk_digest(pare__lane *lane)
 {
-    (void)job, (void)chunk;
     const pare_entry *out = &lane->task->out;
     int64_t row_bits = out->cols * pare_dtype_bits(out->dtype);
     int64_t piece = row_bits % 8 ? lane->rows : out->piece_rows;
     for (int64_t r = 0; r < lane->rows; r += piece) {
         int64_t rows = lane->rows - r < piece ? lane->rows - r : piece;
-        PARE_TRY(pare_digest(lane->be,
-                             &(pare_digest_args){.bytes = (char *)lane->values + r * row_bits / 8,
+        PARE_TRY(pare_digest(lane->host,
+                             &(pare_digest_args){.bytes = (char *)lane->source + r * row_bits / 8,
                                                  .size = (rows * row_bits + 7) / 8,
                                                  .seed = (uint64_t)((lane->first + r) / piece),
                                                  .result = lane->digest}));
     }
+    return PARE_OK;
+}
+
+pare_status pare__chunk_upload(pare__lane *lane)
+{
+    const pare_entry *out = &lane->task->out;
+    if (lane->be != lane->host)
+        PARE_TRY(
+            pare_backend_upload(lane->be, lane->values, lane->source,
+                                (lane->rows * out->cols * pare_dtype_bits(out->dtype) + 7) / 8));
     return PARE_OK;
 }
 
@@ -111,9 +103,8 @@ static pare_tensor scores(const pare__lane *lane)
     return weights(lane);
 }
 
-pare_status pare__chunk_score(pare__job *job, pare__lane *lane, int64_t chunk)
+pare_status pare__chunk_score(pare__job *job, pare__lane *lane)
 {
-    (void)chunk;
     const pare__task *task = lane->task;
     if (!task->prune && !task->quant)
         return PARE_OK;
@@ -182,31 +173,34 @@ void pare__chunk_order(pare__job *job, pare__lane *lane, int64_t chunk)
 /* ---- prune ----------------------------------------------------------------------------------- */
 
 /* N:M of a convolution runs along the input channels: rows [I, S] are seen as [S, I] and the mask
- * is turned back. */
-static pare_status mask_channels(const pare__lane *lane)
+ * is turned back. All on the host, where a device's scores are taken to. */
+static pare_status mask_channels(pare__lane *lane)
 {
     const pare__task *task = lane->task;
-    const uint32_t *x = lane->keys ? lane->keys : (const uint32_t *)(const void *)lane->w;
-    int64_t cols = task->out.cols, S = task->inner, I = cols / S;
+    int64_t cols = task->out.cols, S = task->inner, I = cols / S, line = mask_bytes(cols);
+    PARE_TRY(pare_backend_download(lane->be, lane->scores, scores(lane).data,
+                                   lane->rows * cols * (int64_t)sizeof *lane->scores));
     for (int64_t r = 0; r < lane->rows; r++)
         for (int64_t s = 0; s < S; s++)
             for (int64_t i = 0; i < I; i++)
-                lane->permuted[(r * S + s) * I + i] = x[r * cols + i * S + s] & 0x7fffffffu;
+                lane->permuted[(r * S + s) * I + i] =
+                    lane->scores[r * cols + i * S + s] & 0x7fffffffu;
     PARE_TRY(pare_mask_nm(
-        lane->be,
+        lane->host,
         &(pare_mask_nm_args){
             .x = pare_matrix(lane->permuted, PARE_U32, lane->rows * S, I),
             .n = task->prune->pattern.n,
             .m = task->prune->pattern.m,
             .mask = pare_matrix(lane->permuted_mask, PARE_U8, lane->rows * S, mask_bytes(I))}));
-    memset(lane->mask, 0, (size_t)(lane->rows * mask_bytes(cols)));
+    memset(lane->turned_mask, 0, (size_t)(lane->rows * line));
     for (int64_t r = 0; r < lane->rows; r++)
         for (int64_t s = 0; s < S; s++)
             for (int64_t i = 0; i < I; i++) {
                 int64_t c = i * S + s;
                 int bit = lane->permuted_mask[(r * S + s) * mask_bytes(I) + i / 8] >> (i % 8) & 1;
-                lane->mask[r * mask_bytes(cols) + c / 8] |= (uint8_t)(bit << (c % 8));
+                lane->turned_mask[r * line + c / 8] |= (uint8_t)(bit << (c % 8));
             }
+    PARE_TRY(pare_backend_upload(lane->be, lane->mask, lane->turned_mask, lane->rows * line));
     return PARE_OK;
 }
 
@@ -253,30 +247,29 @@ pare_status pare__chunk_blame(pare__lane *lane, pare_status status)
                        (long long)(stats.first_bad % out->cols), out->name);
 }
 
-/* A NaN has no magnitude to go by. */
-static pare_status check_finite(pare__lane *lane)
+pare_status pare__chunk_range(pare__lane *lane, float range[2])
 {
-    float lo, hi;
-    PARE_TRY(pare_quant_range(lane->be,
-                              &(pare_quant_range_args){.w = weights(lane),
-                                                       .block_rows = lane->rows,
-                                                       .block_cols = lane->task->out.cols,
-                                                       .lo = pare_matrix(&lo, PARE_F32, 1, 1),
-                                                       .hi = pare_matrix(&hi, PARE_F32, 1, 1)}));
-    if (!(hi - hi == 0))
+    PARE_TRY(pare_quant_range(
+        lane->be, &(pare_quant_range_args){.w = weights(lane),
+                                           .block_rows = lane->rows,
+                                           .block_cols = lane->task->out.cols,
+                                           .lo = pare_matrix(lane->range, PARE_F32, 1, 1),
+                                           .hi = pare_matrix(lane->range + 1, PARE_F32, 1, 1)}));
+    PARE_TRY(pare_backend_download(lane->be, range, lane->range, 2 * sizeof *range));
+    if (!(range[1] - range[1] == 0))
         return pare__chunk_blame(lane, PARE_ERR_DAMAGED);
     return PARE_OK;
 }
 
-pare_status pare__chunk_prune(pare__job *job, pare__lane *lane, int64_t chunk)
+pare_status pare__chunk_prune(pare__job *job, pare__lane *lane)
 {
-    (void)chunk;
     const pare__task *task = lane->task;
     if (!task->prune)
         return PARE_OK;
     int64_t cols = task->out.cols;
+    float range[2];
     pare_tensor mask = pare_matrix(lane->mask, PARE_U8, lane->rows, mask_bytes(cols));
-    PARE_TRY(check_finite(lane));
+    PARE_TRY(pare__chunk_range(lane, range)); /* a NaN has no magnitude to go by */
     if (task->group >= 0)
         PARE_TRY(mask_selected(job, lane, mask));
     else if (task->inner > 1)
@@ -299,15 +292,97 @@ pare_status pare__chunk_prune(pare__job *job, pare__lane *lane, int64_t chunk)
 
 /* ---- quantise -------------------------------------------------------------------------------- */
 
+pare_status pare__chunk_quantize(pare__lane *lane)
+{
+    const pare__task *task = lane->task;
+    const pare_scheme *scheme = &task->out.scheme;
+    const pare_rows *made = &lane->made;
+    if (!task->quant)
+        return PARE_OK;
+    int64_t down = lane->blocks.down, across = lane->blocks.across, scales = down * across;
+    bool known = scheme->granularity == PARE_PER_TENSOR;
+    if (known)
+        PARE_TRY(pare_backend_upload(lane->be, made->scale, &task->scale, sizeof task->scale));
+    if (known && made->zero)
+        PARE_TRY(pare_backend_upload(lane->be, made->zero, &task->zero, sizeof task->zero));
+    pare_status status = task->quant->method->quantize(
+        lane->be,
+        &(pare_quant_args){
+            .scheme = *scheme,
+            .search = task->quant->search,
+            .scale_dtype = scheme->type == PARE_QUANT_NF4 ? PARE_F32 : task->out.dtype,
+            .w = weights(lane),
+            .block_rows = lane->blocks.block_rows,
+            .block_cols = lane->blocks.block_cols,
+            .scale_known = known,
+            .scale = pare_matrix(made->scale, PARE_F32, down, across),
+            .lo = pare_matrix(lane->lo, PARE_F32, down, across),
+            .zero = pare_matrix(made->zero, PARE_I8, down, across),
+            .codes = pare_matrix(made->codes, PARE_I8, lane->rows, task->out.cols),
+            .scale_offset = task->out.scale_offset,
+            .scale_codes = pare_vector(made->scale_codes, PARE_U8, scales),
+            .nested = pare_vector(made->nested, PARE_F32, ceil_div(scales, PARE_NESTED_BLOCK))});
+    if (status != PARE_OK)
+        return pare__chunk_blame(lane, status);
+    return PARE_OK;
+}
+
+/* ---- download -------------------------------------------------------------------------------- */
+
+/* How many values are left, and of a sparse output its bitmask and the values themselves. */
+pare_status pare__chunk_gather(pare__job *job, pare__lane *lane, int64_t chunk)
+{
+    const pare__task *task = lane->task;
+    int64_t cols = task->out.cols, counted = job->chunks[chunk].nonzeros;
+    int64_t *count = &job->chunks[chunk].nonzeros;
+    if (task->way == PARE__WAY_KEEP || task->out.form == PARE_FORM_QUANT || !lane->mask)
+        return PARE_OK;
+    pare_tensor x = pare_matrix(lane->values, task->out.dtype, lane->rows, cols);
+    pare_tensor mask = pare_matrix(lane->mask, PARE_U8, lane->rows, mask_bytes(cols));
+    PARE_TRY(pare_mask_nonzero(lane->be,
+                               &(pare_mask_nonzero_args){.x = x, .mask = mask, .count = count}));
+    if (task->out.form != PARE_FORM_SPARSE)
+        return PARE_OK;
+    PARE_REQUIRE(counted == *count, PARE_ERR_DAMAGED,
+                 "%s changed while it was read: run again on a checkpoint at rest", task->out.name);
+    PARE_TRY(pare_mask_compact(
+        lane->be,
+        &(pare_mask_compact_args){.x = x,
+                                  .mask = mask,
+                                  .values = pare_vector(lane->made.values, task->out.dtype, *count),
+                                  .row_counts = pare_vector(NULL, PARE_I64, lane->rows)}));
+    lane->out.values_before = job->chunks[chunk].before;
+    lane->made_bytes = (char *)lane->made.values - (char *)lane->made.mask +
+                       *count * pare_dtype_bits(task->out.dtype) / 8;
+    return PARE_OK;
+}
+
+/* The first of a chunk's results (lane.c, carve_rows). */
+static char *first_of(const pare_rows *rows)
+{
+    return rows->mask ? (char *)rows->mask : rows->codes ? (char *)rows->codes : rows->values;
+}
+
+pare_status pare__chunk_download(pare__lane *lane)
+{
+    if (lane->be != lane->host)
+        PARE_TRY(pare_backend_download(lane->be, first_of(&lane->out), first_of(&lane->made),
+                                       lane->made_bytes));
+    return PARE_OK;
+}
+
+/* ---- encode ---------------------------------------------------------------------------------- */
+
 /* Codes that mean zero: with a zero point q = z, for NF4 level 7, for E4M3 both zeros. */
 static int64_t count_nonzero_codes(const pare__lane *lane)
 {
     const pare_entry *out = &lane->task->out;
     int64_t zeros = 0;
     for (int64_t r = 0; r < lane->rows; r++) {
-        const int8_t *q = lane->codes + r * out->cols;
-        const int8_t *z =
-            lane->zero ? lane->zero + r / lane->blocks.block_rows * lane->blocks.across : NULL;
+        const int8_t *q = lane->out.codes + r * out->cols;
+        const int8_t *z = lane->out.zero
+                              ? lane->out.zero + r / lane->blocks.block_rows * lane->blocks.across
+                              : NULL;
         for (int64_t c = 0, b = 0; c < out->cols; b++) {
             int64_t end =
                 c + lane->blocks.block_cols < out->cols ? c + lane->blocks.block_cols : out->cols;
@@ -325,89 +400,12 @@ static int64_t count_nonzero_codes(const pare__lane *lane)
     return lane->rows * out->cols - zeros;
 }
 
-pare_status pare__chunk_quantize(pare__job *job, pare__lane *lane, int64_t chunk)
-{
-    const pare__task *task = lane->task;
-    const pare_scheme *scheme = &task->out.scheme;
-    if (!task->quant)
-        return PARE_OK;
-    int64_t scales = lane->blocks.down * lane->blocks.across;
-    bool known = scheme->granularity == PARE_PER_TENSOR;
-    if (known) {
-        lane->scale[0] = task->scale;
-        if (lane->zero)
-            lane->zero[0] = task->zero;
-    }
-    pare_status status = task->quant->method->quantize(
-        lane->be,
-        &(pare_quant_args){
-            .scheme = *scheme,
-            .search = task->quant->search,
-            .scale_dtype = scheme->type == PARE_QUANT_NF4 ? PARE_F32 : task->out.dtype,
-            .w = weights(lane),
-            .block_rows = lane->blocks.block_rows,
-            .block_cols = lane->blocks.block_cols,
-            .scale_known = known,
-            .scale = pare_matrix(lane->scale, PARE_F32, lane->blocks.down, lane->blocks.across),
-            .lo = pare_matrix(lane->lo, PARE_F32, lane->blocks.down, lane->blocks.across),
-            .zero = pare_matrix(lane->zero, PARE_I8, lane->blocks.down, lane->blocks.across),
-            .codes = pare_matrix(lane->codes, PARE_I8, lane->rows, task->out.cols),
-            .scale_offset = task->out.scale_offset,
-            .scale_codes = pare_vector(lane->scale_codes, PARE_U8, scales),
-            .nested = pare_vector(lane->nested, PARE_F32, ceil_div(scales, PARE_NESTED_BLOCK))});
-    if (status != PARE_OK)
-        return pare__chunk_blame(lane, status);
-    if (task->prune)
-        job->chunks[chunk].nonzeros = count_nonzero_codes(lane);
-    return PARE_OK;
-}
-
-/* ---- encode ---------------------------------------------------------------------------------- */
-
-/* Bitmask and values of a sparse output; how many values a dense pruned one has. */
-static pare_status count_values(pare__job *job, pare__lane *lane, int64_t chunk)
-{
-    const pare__task *task = lane->task;
-    int64_t cols = task->out.cols;
-    if (!lane->mask || task->out.form == PARE_FORM_QUANT)
-        return PARE_OK;
-    return pare_mask_nonzero(
-        lane->be, &(pare_mask_nonzero_args){
-                      .x = pare_matrix(lane->values, task->out.dtype, lane->rows, cols),
-                      .mask = pare_matrix(lane->mask, PARE_U8, lane->rows, mask_bytes(cols)),
-                      .count = &job->chunks[chunk].nonzeros});
-}
-
-static pare_status compact(pare__job *job, pare__lane *lane, int64_t chunk)
-{
-    const pare__task *task = lane->task;
-    int64_t cols = task->out.cols;
-    PARE_TRY(pare_mask_compact(
-        lane->be,
-        &(pare_mask_compact_args){
-            .x = pare_matrix(lane->values, task->out.dtype, lane->rows, cols),
-            .mask = pare_matrix(lane->mask, PARE_U8, lane->rows, mask_bytes(cols)),
-            .values = pare_vector(lane->compact, task->out.dtype, job->chunks[chunk].nonzeros),
-            .row_counts = pare_vector(NULL, PARE_I64, lane->rows)}));
-    return PARE_OK;
-}
-
 pare_status pare__chunk_encode(pare__job *job, pare__lane *lane, int64_t chunk)
 {
     const pare__task *task = lane->task;
-    if (task->way == PARE__WAY_VALUES) {
-        int64_t counted = job->chunks[chunk].nonzeros;
-        lane->out = own_rows(lane);
-        PARE_TRY(count_values(job, lane, chunk));
-        if (task->out.form == PARE_FORM_SPARSE) {
-            PARE_REQUIRE(counted == job->chunks[chunk].nonzeros, PARE_ERR_DAMAGED,
-                         "%s changed while it was read: run again on a checkpoint at rest",
-                         task->out.name);
-            PARE_TRY(compact(job, lane, chunk));
-            lane->out.values_before = job->chunks[chunk].before;
-        }
-    }
-    PARE_TRY(pare_writer_encode(job->writer, lane->be, task - job->tasks, &lane->out,
+    if (task->prune && task->quant)
+        job->chunks[chunk].nonzeros = count_nonzero_codes(lane);
+    PARE_TRY(pare_writer_encode(job->writer, lane->host, task - job->tasks, &lane->out,
                                 lane->write_scratch, &lane->parts));
     return PARE_OK;
 }

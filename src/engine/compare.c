@@ -21,7 +21,8 @@ typedef struct comparison {
     int64_t count;
     int64_t *item_pair, *item_row; /* [items] */
     int64_t items;
-    pare__lane *lanes; /* be, arena, size */
+    pare__device *device;
+    pare__lane *lanes; /* backends and arenas */
     int threads;
     pare_sched *sched;
     pare_diff_result *part; /* [threads] */
@@ -39,27 +40,57 @@ static int64_t rows_of(const comparison *c, int64_t item)
     return rest < rows ? rest : rows;
 }
 
-/* Values of both (in their dtypes), both in f32, scratch: 64-byte steps. */
-static int64_t lay_out(const comparison *c, int64_t item, int64_t offset[6])
+/* Where an item's arrays lie in the arenas: 64-byte steps. On the CPU both values are one memory.
+ */
+typedef struct layout {
+    int64_t bytes[2];  /* of a's and b's values, in their dtypes */
+    int64_t host[2];   /* those as read, */
+    int64_t scratch;   /* and what reading needs */
+    int64_t device[2]; /* the same where they are compared, */
+    int64_t f32[2];    /* and in f32 */
+    pare__bytes need;
+} layout;
+
+static int64_t take(int64_t *used, int64_t bytes)
+{
+    int64_t at = *used;
+    *used += (bytes + 63) / 64 * 64;
+    return at;
+}
+
+static bool are_numbers(const pare_entry *a, const pare_entry *b)
+{
+    return pare_dtype_is_weight(a->dtype) && pare_dtype_is_weight(b->dtype);
+}
+
+static layout lay_out(const comparison *c, int64_t item)
 {
     const pair *p = &c->pairs[c->item_pair[item]];
     const pare_entry *a = pare_store_entry(c->a, p->a), *b = pare_store_entry(c->b, p->b);
     int64_t rows = rows_of(c, item), n = rows * a->cols;
-    int64_t size[5] = {(n * pare_dtype_bits(a->dtype) + 7) / 8,
-                       (n * pare_dtype_bits(b->dtype) + 7) / 8, n * 4, n * 4,
-                       pare_store_scratch(c->a, p->a, rows)};
-    int64_t scratch = pare_store_scratch(c->b, p->b, rows);
-    size[4] = size[4] > scratch ? size[4] : scratch;
-    offset[0] = 0;
-    for (int i = 0; i < 5; i++)
-        offset[i + 1] = offset[i] + (size[i] + 63) / 64 * 64;
-    return offset[5];
+    int64_t scratch[2] = {pare_store_scratch(c->a, p->a, rows),
+                          pare_store_scratch(c->b, p->b, rows)};
+    bool far = c->device->cuda;
+    layout l = {.bytes = {(n * pare_dtype_bits(a->dtype) + 7) / 8,
+                          (n * pare_dtype_bits(b->dtype) + 7) / 8}};
+    int64_t *work = far ? &l.need.device : &l.need.host;
+    for (int i = 0; i < 2; i++) {
+        l.host[i] = take(&l.need.host, l.bytes[i]);
+        l.device[i] = far && are_numbers(a, b) ? take(work, l.bytes[i]) : l.host[i];
+        l.f32[i] = are_numbers(a, b) ? take(work, n * 4) : 0;
+    }
+    l.scratch = take(&l.need.host, scratch[0] > scratch[1] ? scratch[0] : scratch[1]);
+    return l;
 }
 
 static int64_t bytes_of(void *user, int64_t item)
 {
-    int64_t offset[6];
-    return lay_out(user, item, offset);
+    return lay_out(user, item).need.host;
+}
+
+static int64_t device_bytes_of(void *user, int64_t item)
+{
+    return lay_out(user, item).need.device;
 }
 
 static bool wanted(const comparison *c, const pare_store *store, int64_t index)
@@ -74,38 +105,46 @@ static pare_diff_result not_numbers(bool same, int64_t count)
         .count = count, .differing = same ? 0 : count, .max_abs = same ? 0 : INFINITY};
 }
 
+/* Both sides as f32 where they are compared. */
+static pare_status to_f32(pare__lane *lane, const layout *l, const pare_entry *const sides[2],
+                          pare_tensor out[2], int64_t n)
+{
+    char *host = lane->near.base;
+    char *work = pare_backend_is_host(lane->device) ? host : lane->far.base;
+    for (int i = 0; i < 2; i++) {
+        void *values = work + l->device[i];
+        out[i] = pare_vector(work + l->f32[i], PARE_F32, n);
+        PARE_TRY(pare_backend_upload(lane->device, values, host + l->host[i], l->bytes[i]));
+        PARE_TRY(
+            pare_cast(lane->device, &(pare_cast_args){.x = pare_vector(values, sides[i]->dtype, n),
+                                                      .y = out[i]}));
+    }
+    return PARE_OK;
+}
+
 static pare_status diff_item(void *user, int worker, int64_t item)
 {
     comparison *c = user;
     const pair *p = &c->pairs[c->item_pair[item]];
-    const pare_entry *a = pare_store_entry(c->a, p->a), *b = pare_store_entry(c->b, p->b);
+    const pare_entry *sides[2] = {pare_store_entry(c->a, p->a), pare_store_entry(c->b, p->b)};
     pare__lane *lane = &c->lanes[worker];
-    int64_t at[6], rows = rows_of(c, item), first = c->item_row[item], n = rows * a->cols;
-    int64_t need = lay_out(c, item, at);
-    if ((size_t)need > lane->size) {
-        pare__pages_free(lane->arena, lane->size);
-        lane->arena = NULL;
-        lane->size = 0;
-        PARE_TRY(pare__pages((size_t)need, &lane->arena));
-        lane->size = (size_t)need;
-    }
-    char *m = lane->arena;
-    PARE_TRY(pare_store_read_values(c->a, lane->be, p->a, first, rows, m + at[0], m + at[4]));
-    PARE_TRY(pare_store_read_values(c->b, lane->be, p->b, first, rows, m + at[1], m + at[4]));
-    if (!pare_dtype_is_weight(a->dtype) || !pare_dtype_is_weight(b->dtype)) {
-        bool same =
-            a->dtype == b->dtype &&
-            memcmp(m + at[0], m + at[1], (size_t)((n * pare_dtype_bits(a->dtype) + 7) / 8)) == 0;
-        c->part[worker] = not_numbers(same, n);
+    pare_diff_result *part = &c->part[worker];
+    int64_t rows = rows_of(c, item), first = c->item_row[item], n = rows * sides[0]->cols;
+    layout l = lay_out(c, item);
+    PARE_TRY(pare__lane_hold(lane, l.need));
+    char *m = lane->near.base;
+    PARE_TRY(
+        pare_store_read_values(c->a, lane->host, p->a, first, rows, m + l.host[0], m + l.scratch));
+    PARE_TRY(
+        pare_store_read_values(c->b, lane->host, p->b, first, rows, m + l.host[1], m + l.scratch));
+    if (!are_numbers(sides[0], sides[1])) {
+        bool same = sides[0]->dtype == sides[1]->dtype &&
+                    memcmp(m + l.host[0], m + l.host[1], (size_t)l.bytes[0]) == 0;
+        *part = not_numbers(same, n);
     } else {
-        pare_tensor x = pare_vector(m + at[2], PARE_F32, n),
-                    y = pare_vector(m + at[3], PARE_F32, n);
-        PARE_TRY(pare_cast(lane->be,
-                           &(pare_cast_args){.x = pare_vector(m + at[0], a->dtype, n), .y = x}));
-        PARE_TRY(pare_cast(lane->be,
-                           &(pare_cast_args){.x = pare_vector(m + at[1], b->dtype, n), .y = y}));
-        PARE_TRY(
-            pare_diff(lane->be, &(pare_diff_args){.a = x, .b = y, .result = &c->part[worker]}));
+        pare_tensor x[2];
+        PARE_TRY(to_f32(lane, &l, sides, x, n));
+        PARE_TRY(pare_diff(lane->device, &(pare_diff_args){.a = x[0], .b = x[1], .result = part}));
     }
     pare__lane_end(lane);
     return PARE_OK;
@@ -169,18 +208,20 @@ static pare_status set_up(comparison *c)
             c->pairs[c->count++] = (pair){.a = i, .b = other};
     }
     PARE_TRY(make_items(c));
-    PARE_TRY(pare_sched_create(&(pare_sched_options){.threads = c->options->threads,
+    c->threads = pare__lane_count(c->device, c->options->threads);
+    int64_t room = c->device->memory - c->threads * PARE__LANE_ON_DEVICE;
+    PARE_TRY(pare_sched_create(&(pare_sched_options){.threads = c->threads,
                                                      .budget = c->options->memory,
+                                                     .device_budget = room > 0 ? room : 1,
+                                                     .device = c->device->name,
                                                      .trace = c->options->trace,
                                                      .cancel = c->options->cancel,
                                                      .progress = c->options->progress},
                                &c->sched));
-    c->threads = pare_sched_threads(c->sched);
     PARE_TRY(pare__calloc((size_t)c->threads, sizeof *c->lanes, &c->lanes));
     PARE_TRY(pare__calloc((size_t)c->threads, sizeof *c->part, &c->part));
     for (int i = 0; i < c->threads; i++)
-        PARE_TRY(pare_cpu_create(&(pare_cpu_options){.threads = 1, .isa = c->options->isa},
-                                 &c->lanes[i].be));
+        PARE_TRY(pare__lane_open(c->device, &c->lanes[i]));
     return PARE_OK;
 }
 
@@ -193,16 +234,15 @@ static pare_status run(comparison *c)
                               .stages = {{.name = "compare", .run = diff_item},
                                          {.name = "join", .run = join_item, .in_order = true}},
                               .user = c,
-                              .bytes = bytes_of}));
+                              .bytes = bytes_of,
+                              .device_bytes = device_bytes_of}));
     return PARE_OK;
 }
 
 static void tear_down(comparison *c)
 {
-    for (int i = 0; c->lanes && i < c->threads; i++) {
-        pare__pages_free(c->lanes[i].arena, c->lanes[i].size);
-        pare_backend_free(&c->lanes[i].be);
-    }
+    for (int i = 0; c->lanes && i < c->threads; i++)
+        pare__lane_close(&c->lanes[i]);
     free(c->lanes);
     free(c->part);
     pare_sched_free(&c->sched);
@@ -291,15 +331,18 @@ pare_status pare_compare(const char *a, const char *b, double tolerance,
                          const pare_run_options *options, pare_report **report, bool *differs)
 {
     pare_status status = PARE_OK;
-    comparison c = {.options = options};
+    pare__device device = {0};
+    comparison c = {.options = options, .device = &device};
     pare_report *r = NULL;
     PARE_REQUIRE(a && b && options && report && differs, PARE_ERR_ARGUMENT,
                  "compare: NULL argument");
+    PARE_TRY_DONE(pare__device_choose(options, &device));
     PARE_TRY_DONE(pare_store_open(a, &c.a));
     PARE_TRY_DONE(pare_store_open(b, &c.b));
     PARE_TRY_DONE(pare__check_look(&options->look, c.a, c.b));
     PARE_TRY_DONE(run(&c));
     PARE_TRY_DONE(pare__report_new("compare", &r));
+    pare__json_set_string(r->root, "device", device.name);
     fill(&c, tolerance, r->root, differs);
     *report = r;
     r = NULL;
@@ -311,24 +354,32 @@ done:
     return status;
 }
 
-int64_t pare__verify_bytes(const pare__job *job, const pare__task *task)
+pare__bytes pare__verify_bytes(const pare__job *job, const pare__task *task)
 {
     const pare_entry *e = pare_store_entry(job->store, task->source);
     int64_t rows = chunk_rows(e) < e->rows ? chunk_rows(e) : e->rows, n = rows * e->cols;
     int64_t values = (n * pare_dtype_bits(e->dtype) + 7) / 8;
     /* The output cannot be asked for its scratch yet: at most as the source's, or as sparse. */
     int64_t sparse = values + rows * ((e->cols + 7) / 8 + 8);
-    return 2 * values + 2 * n * 4 + pare_store_scratch(job->store, task->source, rows) + sparse +
-           4096;
+    int64_t work = 2 * n * 4;
+    pare__bytes need = {.host = 2 * values + work + 4096 + sparse +
+                                pare_store_scratch(job->store, task->source, rows)};
+    if (job->device.cuda) {
+        need.host -= work;
+        need.device = 2 * values + work + 4096;
+    }
+    return need;
 }
 
 pare_status pare__verify_conversion(pare__job *job)
 {
     pare_status status = PARE_OK;
     pare_run_options options = *job->options;
-    comparison c = {.a = job->store, .options = &options};
+    comparison c = {.a = job->store, .options = &options, .device = &job->device};
     options.threads = job->threads;
-    options.memory = job->budget;
+    options.memory = job->budget.host;
+    if (job->device.cuda)
+        job->device.memory = job->budget.device;
     pare__lanes_free(job); /* their memory is the comparison's now */
     PARE_TRY_DONE(pare_store_open(job->recipe->output, &c.b));
     PARE_TRY_DONE(run(&c));

@@ -1,4 +1,4 @@
-/* devices.c - what this machine offers and what pare takes of it. */
+/* devices.c - what this machine offers and what pare takes of it: --device, and pare devices. */
 #include "job.h"
 #include "report_impl.h"
 
@@ -7,12 +7,109 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Lanes that share a device, unless --threads says how many: while one waits for its copies others
+ * read, compute and write. More than the upper number do not make it busier. */
+enum { LEAST_LANES = 3, MOST_LANES = 16 };
+
+/* "cuda:12"; -1 for what is none. */
+static int number_of(const char *device)
+{
+    int64_t number;
+    bool digits = strlen(device) > 5 && strspn(device + 5, "0123456789") == strlen(device + 5);
+    return digits && pare__parse_int(device + 5, &number) && number < INT32_MAX ? (int)number : -1;
+}
+
+pare_status pare__device_of(const char *device, bool *cuda, int *index)
+{
+    bool numbered = device && strncmp(device, "cuda:", 5) == 0;
+    int count = 0;
+    *cuda = false;
+    *index = 0;
+    if (device && strcmp(device, "cpu") == 0)
+        return PARE_OK;
+    if (!device || strcmp(device, "auto") == 0) {
+        *cuda = pare_cuda_count(&count) == PARE_OK;
+        return PARE_OK;
+    }
+    PARE_REQUIRE(strcmp(device, "cuda") == 0 || (numbered && number_of(device) >= 0),
+                 PARE_ERR_ARGUMENT, "device \"%s\" is none of auto, cpu, cuda, cuda:N", device);
+    PARE_TRY(pare_cuda_count(&count));
+    *index = numbered ? number_of(device) : 0;
+    PARE_REQUIRE(*index < count, PARE_ERR_DEVICE,
+                 "there is no device cuda:%d: this machine has %d, from cuda:0 on", *index, count);
+    *cuda = true;
+    return PARE_OK;
+}
+
+pare_status pare__device_choose(const pare_run_options *options, pare__device *device)
+{
+    pare_cuda_facts facts;
+    device->isa = options->isa;
+    snprintf(device->name, sizeof device->name, "cpu");
+    PARE_TRY(pare__device_of(options->device, &device->cuda, &device->index));
+    if (!device->cuda)
+        return PARE_OK;
+    PARE_TRY(pare_cuda_facts_of(device->index, &facts));
+    snprintf(device->name, sizeof device->name, "cuda:%d %s", device->index, facts.name);
+    device->memory = options->device_memory ? options->device_memory : facts.free;
+    return PARE_OK;
+}
+
+int pare__lane_count(const pare__device *device, int asked)
+{
+    int count = asked ? asked : pare_cpu_count();
+    if (!device->cuda)
+        return count;
+    if (!asked)
+        count = count < LEAST_LANES ? LEAST_LANES : count > MOST_LANES ? MOST_LANES : count;
+    int64_t room = device->memory / (4 * PARE__LANE_ON_DEVICE);
+    return count <= room ? count : room > 1 ? (int)room : 1;
+}
+
+static void add_version(pare__json *object, const char *key, int version)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%d.%d", version / 1000, version % 1000 / 10);
+    pare__json_set_string(object, key, text);
+}
+
+/* CUDA devices, or why there are none. */
+static pare_status add_gpus(pare__json *root)
+{
+    pare__json *list = pare__json_set_array(root, "gpus");
+    pare_cuda_facts facts = {0};
+    char text[128];
+    int count = 0;
+    if (pare_cuda_count(&count) != PARE_OK) {
+        pare__json_set_string(root, "note", pare_last_error());
+        return PARE_OK;
+    }
+    for (int i = 0; i < count; i++) {
+        PARE_TRY(pare_cuda_facts_of(i, &facts));
+        pare__json *gpu = pare__json_set_object(list, NULL);
+        snprintf(text, sizeof text, "cuda:%d %s", i, facts.name);
+        pare__json_set_string(gpu, "name", text);
+        snprintf(text, sizeof text, "%d.%d", facts.major, facts.minor);
+        pare__json_set_string(gpu, "capability", text);
+        pare__json_set_int(gpu, "multiprocessors", facts.multiprocessors);
+        pare__json_set_int(gpu, "memory_bytes", facts.memory);
+        pare__json_set_int(gpu, "free_bytes", facts.free);
+    }
+    pare__json *cuda = pare__json_set_object(root, "cuda");
+    add_version(cuda, "driver", facts.driver);
+    add_version(cuda, "runtime", facts.runtime);
+    return PARE_OK;
+}
+
 pare_status pare_devices(const pare_run_options *options, pare_report **report)
 {
     pare_status status = PARE_OK;
     pare_backend *be = NULL;
     pare_report *r = NULL;
+    bool cuda;
+    int index;
     PARE_REQUIRE(options && report, PARE_ERR_ARGUMENT, "devices: NULL argument");
+    PARE_TRY(pare__device_of(options->device, &cuda, &index)); /* one that is asked for is there */
     PARE_TRY_DONE(pare_cpu_create(&(pare_cpu_options){.threads = 1, .isa = options->isa}, &be));
     PARE_TRY_DONE(pare__report_new("devices", &r));
     const char *chosen = strchr(pare_backend_name(be), ' ');
@@ -37,8 +134,7 @@ pare_status pare_devices(const pare_run_options *options, pare_report **report)
     pare__json_set_string(dnnl, "name", "oneDNN");
     pare__json_set_string(dnnl, "version", version);
     pare__json_set_string(dnnl, "choice", choice);
-    pare__json_set_array(r->root, "gpus");
-    pare__json_set_string(r->root, "note", "this build has no CUDA: everything runs on the CPU");
+    PARE_TRY_DONE(add_gpus(r->root));
     *report = r;
     r = NULL;
 done:

@@ -11,6 +11,7 @@ typedef struct inspection {
     pare_store *store;
     const pare_choice *look;
     pare_stats_result *stats; /* [count] */
+    pare__device device;
     pare__lane *lanes;
     int threads;
 } inspection;
@@ -56,21 +57,18 @@ static pare_status read_entry(void *user, int worker, int64_t index)
         return PARE_OK;
     int64_t step = rows_at_once(e),
             bytes = (step * e->cols * pare_dtype_bits(e->dtype) / 8 + 63) / 64 * 64;
-    size_t need = (size_t)(bytes + pare_store_scratch(in->store, index, step));
-    if (need > lane->size) {
-        pare__pages_free(lane->arena, lane->size);
-        lane->arena = NULL;
-        lane->size = 0;
-        PARE_TRY(pare__pages(need, &lane->arena));
-        lane->size = need;
-    }
+    bool far = in->device.cuda;
+    PARE_TRY(pare__lane_hold(
+        lane, (pare__bytes){.host = bytes + pare_store_scratch(in->store, index, step),
+                            .device = far ? bytes : 0}));
+    char *read = lane->near.base, *values = far ? lane->far.base : read;
     for (int64_t r = 0; r < e->rows; r += step) {
-        int64_t rows = e->rows - r < step ? e->rows - r : step;
-        PARE_TRY(pare_store_read_values(in->store, lane->be, index, r, rows, lane->arena,
-                                        lane->arena + bytes));
-        PARE_TRY(pare_stats(
-            lane->be, &(pare_stats_args){.x = pare_vector(lane->arena, e->dtype, rows * e->cols),
-                                         .result = &part}));
+        int64_t rows = e->rows - r < step ? e->rows - r : step, n = rows * e->cols;
+        PARE_TRY(pare_store_read_values(in->store, lane->host, index, r, rows, read, read + bytes));
+        PARE_TRY(
+            pare_backend_upload(lane->device, values, read, n * pare_dtype_bits(e->dtype) / 8));
+        PARE_TRY(pare_stats(lane->device, &(pare_stats_args){.x = pare_vector(values, e->dtype, n),
+                                                             .result = &part}));
         join(&in->stats[index], &part, r * e->cols);
     }
     pare__lane_end(lane);
@@ -89,26 +87,25 @@ static pare_status read_all(inspection *in, const pare_run_options *options)
     pare_sched *sched = NULL;
     int64_t count = pare_store_count(in->store);
     PARE_TRY_DONE(pare__calloc((size_t)count, sizeof *in->stats, &in->stats));
-    PARE_TRY_DONE(pare_sched_create(&(pare_sched_options){.threads = options->threads,
+    PARE_TRY_DONE(pare__device_choose(options, &in->device));
+    in->threads = pare__lane_count(&in->device, options->threads);
+    PARE_TRY_DONE(pare_sched_create(&(pare_sched_options){.threads = in->threads,
+                                                          .device = in->device.name,
                                                           .trace = options->trace,
                                                           .cancel = options->cancel,
                                                           .progress = options->progress},
                                     &sched));
-    in->threads = pare_sched_threads(sched);
     PARE_TRY_DONE(pare__calloc((size_t)in->threads, sizeof *in->lanes, &in->lanes));
     for (int i = 0; i < in->threads; i++)
-        PARE_TRY_DONE(pare_cpu_create(&(pare_cpu_options){.threads = 1, .isa = options->isa},
-                                      &in->lanes[i].be));
+        PARE_TRY_DONE(pare__lane_open(&in->device, &in->lanes[i]));
     PARE_TRY_DONE(pare_sched_run(sched, &(pare_job){.name = "inspect",
                                                     .items = count,
                                                     .stages = {{.name = "read", .run = read_entry}},
                                                     .user = in,
                                                     .weight = weight_of}));
 done:
-    for (int i = 0; in->lanes && i < in->threads; i++) {
-        pare__pages_free(in->lanes[i].arena, in->lanes[i].size);
-        pare_backend_free(&in->lanes[i].be);
-    }
+    for (int i = 0; in->lanes && i < in->threads; i++)
+        pare__lane_close(&in->lanes[i]);
     free(in->lanes);
     pare_sched_free(&sched);
     return status;
@@ -221,6 +218,8 @@ pare_status pare_inspect(const char *path, bool stats, const pare_run_options *o
     in.look = &options->look;
     PARE_TRY_DONE(pare_store_open(path, &in.store));
     PARE_TRY_DONE(pare__check_look(in.look, in.store, NULL));
+    if (options->device) /* a word that is none is refused, also where nothing is computed */
+        PARE_TRY_DONE(pare__device_of(options->device, &in.device.cuda, &in.device.index));
     if (stats)
         PARE_TRY_DONE(read_all(&in, options));
     PARE_TRY_DONE(pare__report_new("inspect", &r));

@@ -22,6 +22,21 @@
 
 #include <pthread.h>
 
+/* Where the work is done. */
+typedef struct pare__device {
+    bool cuda;
+    int index;                  /* cuda:index */
+    const char *isa;            /* of the CPU, NULL: the best */
+    int64_t memory;             /* bytes of a device that may be used; 0 for the CPU */
+    char name[112];             /* "cpu", "cuda:0 NVIDIA H200" */
+    _Atomic int64_t held, peak; /* bytes of it that lanes hold now, and held at most */
+} pare__device;
+
+/* What something needs or has: the host's, and the device's. */
+typedef struct pare__bytes {
+    int64_t host, device;
+} pare__bytes;
+
 /* How a tensor's rows get from the source to the output. */
 typedef enum pare__way {
     PARE__WAY_VALUES, /* read decoded, pruned and quantised as asked, written in out.form */
@@ -96,11 +111,13 @@ typedef struct pare__job {
     pare_sums *sums;   /* [count]: the writer's checksums that the journal gave back */
     double *errors;    /* [count][PARE_QUANT_CANDIDATES] of per-tensor searches, or NULL */
     pare_sched *sched;
+    pare__device device;
     int threads;
-    int64_t memory;    /* the user's budget for the process */
-    int64_t budget;    /* what chunks in flight may hold of it */
-    int64_t peak;      /* predicted */
-    pare__lane *lanes; /* [threads] */
+    int64_t memory;     /* the user's budget for the process */
+    int64_t context;    /* what opening the device took of the host's, beside it */
+    pare__bytes budget; /* what chunks in flight may hold */
+    pare__bytes peak;   /* predicted */
+    pare__lane *lanes;  /* [threads] */
     pare_writer *writer;
     pare_journal *journal;
     bool resumed, laid_out, finished; /* what the journal says; finished: the output is in place */
@@ -115,15 +132,26 @@ typedef struct pare__job {
     pare__json *phases;                      /* [ { name, seconds } ] */
 } pare__job;
 
+/* ---- devices.c ------------------------------------------------------------------------------- */
+
+/* What --device means here: *cuda, and which (*index; 0 without). NULL and "auto" take cuda:0 where
+ * there is one, else the CPU. PARE_ERR_ARGUMENT for a word that is none, PARE_ERR_DEVICE says why a
+ * device that was asked for is not there. */
+pare_status pare__device_of(const char *device, bool *cuda, int *index);
+
+/* The same with what a run needs of it: its name, how much of its memory may be used. */
+pare_status pare__device_choose(const pare_run_options *options, pare__device *device);
+
+/* Lanes to work with: those asked for; else one for each processor, on a device at least enough
+ * that reading, copying, computing and writing overlap. */
+int pare__lane_count(const pare__device *device, int asked);
+
 /* ---- plan.c ---------------------------------------------------------------------------------- */
 
 /* Opens the model and decides everything that needs no values. */
 pare_status pare__job_open(const pare_recipe *recipe, const pare_run_options *options,
                            pare__job **job);
 void pare__job_free(pare__job **job);
-
-/* PARE_ERR_DEVICE or PARE_ERR_ARGUMENT for one that this build lacks. */
-pare_status pare__check_device(const char *device);
 
 /* Fills entries from tasks and writer options from job. */
 void pare__job_writer_options(pare__job *job, pare_writer_options *options);
@@ -140,60 +168,99 @@ typedef struct pare__prediction {
 pare_status pare__job_budget(pare__job *job);
 pare_status pare__job_predict(pare__job *job, pare__prediction *prediction);
 
-/* ---- chunk.c, lane.c ------------------------------------------------------------------------- */
+/* ---- lane.c ---------------------------------------------------------------------------------- */
 
 /* Arenas up to this size are kept between chunks; the ones of giant rows are given back. */
 #define PARE__KEPT_ARENA ((int64_t)32 << 20)
 
-/* One worker's memory and CPU. Pointers are valid for the chunk at hand; those that its task does
- * not need are NULL. */
+/* On a device, for each lane beside its arena: small results, the operations' scratch, what an
+ * allocation is rounded up by. */
+#define PARE__LANE_ON_DEVICE ((int64_t)4 << 20)
+
+typedef struct pare__arena {
+    char *base;
+    int64_t size;
+} pare__arena;
+
+/* One worker's memory and backend. Files are read into and written from the host's memory; what is
+ * worked on lies in the backend's, which on the CPU is the same. Pointers are valid for the chunk
+ * at hand; those that its task does not need are NULL. */
 struct pare__lane {
-    pare_backend *be;
-    char *arena;
-    size_t size;
+    pare__device *place;
+    pare_backend *device; /* a CUDA backend with a stream of its own; on the CPU: host */
+    pare_backend *host;
+    pare__arena near, far; /* of the host; of the device, where that is another */
+    pare_backend *be;      /* where this chunk is worked on: device, or host where that suffices */
     const pare__task *task;
     int64_t first, rows; /* of the chunk */
     pare_blocks blocks;  /* of the task's scheme over these rows */
-    void *values;        /* [rows, cols] in the source's dtype */
-    float *w;            /* the same in f32 (values itself for F32) */
-    uint32_t *keys;      /* scores of elements or blocks, where they are not |w| */
-    uint8_t *mask, *block_mask;
-    uint32_t *permuted; /* N:M of a convolution: keys by input channel */
-    uint8_t *permuted_mask;
-    void *compact; /* values of a sparse output */
-    int8_t *codes, *zero;
-    float *scale, *lo, *nested;
-    uint8_t *scale_codes;
+
+    /* The host's. */
+    void *source;                         /* [rows, cols] as read (values itself on the CPU) */
+    pare_rows out;                        /* what is written; on a device its memory is source's */
+    uint32_t *scores;                     /* N:M of a convolution: what it goes by, */
+    uint32_t *permuted;                   /* the same by input channel, */
+    uint8_t *permuted_mask, *turned_mask; /* its mask, and turned back */
     void *read_scratch, *write_scratch;
-    pare_rows out; /* what is written */
     pare_parts parts;
+
+    /* The backend's. */
+    void *values;   /* [rows, cols] in the source's dtype */
+    float *w;       /* the same in f32 (values itself for F32) */
+    float *range;   /* [2] least and greatest of w */
+    uint32_t *keys; /* scores of elements or blocks, where they are not |w| */
+    uint8_t *mask, *block_mask;
+    float *lo;          /* with made.scale: the ranges that scales are made from */
+    pare_rows made;     /* what out gets, of the same arrangement */
+    int64_t made_bytes; /* from its first array to the end of its last */
+
     uint64_t digest[2];
-    int64_t ties, ties_before; /* at the group's threshold: here, and in chunks before */
-    int64_t *bins;             /* selection histogram of this worker */
-    int64_t bins_group;        /* whose, -1: none */
+    int64_t ties, ties_before;    /* at the group's threshold: here, and in chunks before */
+    int64_t *bins, *bins_on_host; /* [bins_count] selection histogram of this worker */
+    int64_t bins_count;
+    int64_t bins_group; /* whose, -1: none */
 };
+
+pare_status pare__lane_open(pare__device *device, pare__lane *lane);
+void pare__lane_close(pare__lane *lane);
+
+/* Makes the arenas hold at least so much (of a device that is the host, all is the host's); and
+ * gives large ones back. */
+pare_status pare__lane_hold(pare__lane *lane, pare__bytes need);
+void pare__lane_end(pare__lane *lane);
+
+/* The histogram: `bins` counters of zero in the backend's memory, and a place for them on the host.
+ */
+pare_status pare__lane_bins(pare__lane *lane, int64_t bins);
+void pare__lane_bins_free(pare__lane *lane);
 
 pare_status pare__lanes_create(pare__job *job);
 void pare__lanes_free(pare__job *job);
 
 /* Bytes a lane needs for a chunk. */
-int64_t pare__chunk_bytes(const pare__job *job, int64_t chunk);
+pare__bytes pare__chunk_bytes(const pare__job *job, int64_t chunk);
 
-/* Carves the lane's arena for a chunk; and gives a large arena back when the chunk is done. */
+/* Carves the lane's arenas for a chunk. */
 pare_status pare__lane_begin(pare__job *job, pare__lane *lane, int64_t chunk);
-void pare__lane_end(pare__lane *lane);
 
-/* The steps of a chunk, in this order. */
+/* ---- chunk.c --------------------------------------------------------------------------------- */
+
+/* The steps of a chunk, in this order; on the CPU upload and download have nothing to do. */
 pare_status pare__chunk_read(pare__job *job, pare__lane *lane, int64_t chunk);
-pare_status pare__chunk_digest(pare__job *job, pare__lane *lane,
-                               int64_t chunk); /* of the source's values */
-pare_status pare__chunk_score(pare__job *job, pare__lane *lane, int64_t chunk); /* w, keys */
-pare_status pare__chunk_ties(pare__job *job, pare__lane *lane, int64_t chunk);  /* counts them */
+pare_status pare__chunk_digest(pare__lane *lane); /* of the source's values */
+pare_status pare__chunk_upload(pare__lane *lane);
+pare_status pare__chunk_score(pare__job *job, pare__lane *lane);               /* w, keys */
+pare_status pare__chunk_ties(pare__job *job, pare__lane *lane, int64_t chunk); /* counts them */
 void pare__chunk_order(pare__job *job, pare__lane *lane, int64_t chunk); /* in order: ties_before */
-pare_status pare__chunk_prune(pare__job *job, pare__lane *lane,
-                              int64_t chunk); /* mask, values, w */
-pare_status pare__chunk_quantize(pare__job *job, pare__lane *lane, int64_t chunk);
+pare_status pare__chunk_prune(pare__job *job, pare__lane *lane);         /* mask, values, w */
+pare_status pare__chunk_quantize(pare__lane *lane);
+pare_status pare__chunk_gather(pare__job *job, pare__lane *lane,
+                               int64_t chunk); /* a sparse output's mask and values; nonzeros */
+pare_status pare__chunk_download(pare__lane *lane);
 pare_status pare__chunk_encode(pare__job *job, pare__lane *lane, int64_t chunk);
+
+/* The least and the greatest of w, on the host; PARE_ERR_DAMAGED names what is not finite. */
+pare_status pare__chunk_range(pare__lane *lane, float range[2]);
 
 /* The sentence for a NaN or Inf in w (PARE_ERR_DAMAGED), or the failure as it was if there is none.
  */
@@ -267,6 +334,6 @@ pare_status pare__report_run(pare__job *job, const pare__prediction *prediction,
 pare_status pare__verify_conversion(pare__job *job);
 
 /* Bytes that this needs for one piece of a tensor. */
-int64_t pare__verify_bytes(const pare__job *job, const pare__task *task);
+pare__bytes pare__verify_bytes(const pare__job *job, const pare__task *task);
 
 #endif

@@ -1,5 +1,4 @@
 /* learn.c - opens what eval and train work with: model, data's options, backend, scheduler. */
-#include "job.h"
 #include "learn.h"
 
 #include <string.h>
@@ -56,14 +55,29 @@ const char *pare__subject_name(const pare__subject *subject)
 
 /* ---- the bench ------------------------------------------------------------------------------- */
 
+static pare_status open_device(pare__bench *bench)
+{
+    pare_cuda_facts facts;
+    int64_t before = pare_memory_now();
+    PARE_TRY(pare__device_choose(bench->options, &bench->device));
+    if (!bench->device.cuda) {
+        const pare_cpu_options cpu = {.threads = bench->threads, .isa = bench->options->isa};
+        PARE_TRY(pare_cpu_create(&cpu, &bench->be));
+        return PARE_OK;
+    }
+    PARE_TRY(pare_cuda_create(bench->device.index, &bench->be));
+    PARE_TRY(pare_cuda_facts_of(bench->device.index, &facts));
+    bench->unused = facts.free;
+    bench->context = pare_memory_now() - before;
+    return PARE_OK;
+}
+
 pare_status pare__bench_open(const pare_run_options *options, pare__bench *bench)
 {
     pare_status status = PARE_OK;
     *bench = (pare__bench){.options = options,
                            .threads = options->threads ? options->threads : pare_cpu_count()};
-    PARE_TRY_DONE(pare__check_device(options->device));
-    PARE_TRY_DONE(pare_cpu_create(
-        &(pare_cpu_options){.threads = bench->threads, .isa = options->isa}, &bench->be));
+    PARE_TRY_DONE(open_device(bench));
     PARE_TRY_DONE(pare_sched_create(&(pare_sched_options){.threads = bench->threads,
                                                           .trace = options->trace,
                                                           .cancel = options->cancel,

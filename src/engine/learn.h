@@ -7,7 +7,7 @@
 #ifndef PARE_ENGINE_LEARN_H
 #define PARE_ENGINE_LEARN_H
 
-#include "pare/run.h"
+#include "job.h"
 
 #include "base/json.h"
 #include "base/text.h"
@@ -27,9 +27,12 @@ const char *pare__subject_name(const pare__subject *subject);
 /* Where and how the work is done. */
 typedef struct pare__bench {
     const pare_run_options *options;
+    pare__device device;
     pare_backend *be;
     pare_sched *sched;
     int threads;
+    int64_t context; /* what opening a device took of the host's memory, which is not counted */
+    int64_t unused;  /* bytes that were free on the device then */
 } pare__bench;
 
 pare_status pare__bench_open(const pare_run_options *options, pare__bench *bench);
@@ -44,18 +47,19 @@ int64_t pare__default_batch(int64_t asked, const pare_model *model, const pare_d
 
 typedef struct pare__need {
     pare_model_memory model, against;
-    int64_t beside; /* optimiser, batches, losses */
+    pare_footprint beside; /* optimiser, batches, losses; of a device: the host's part alone */
     int64_t base; /* the process as it is now, data open, and what libraries take once they work */
     int64_t peak, budget;
-    double flops;   /* of the whole work */
-    double seconds; /* a guess from a measured product; negative: none */
+    int64_t device_peak; /* of the device's memory; 0 on the CPU */
+    double flops;        /* of the whole work */
+    double seconds;      /* a guess from a measured product; negative: none */
 } pare__need;
 
-/* Adds up peak and budget; PARE_ERR_MEMORY with what would fit (`smaller`: a hint, "a batch of 32
+/* Adds up peaks and budget; PARE_ERR_MEMORY with what would fit (`smaller`: a hint, "a batch of 32
  * needs 1.2 GiB", may be NULL). */
 pare_status pare__need_check(const pare__bench *bench, pare__need *need, const char *smaller);
 
-/* FLOP/s of a product of 512 × 512 matrices here; negative on failure. */
+/* FLOP/s of a product of square matrices here; negative on failure. */
 double pare__product_rate(pare_backend *be, pare_dtype compute);
 
 /* ---- reports --------------------------------------------------------------------------------- */
@@ -65,6 +69,8 @@ void pare__report_data(pare__json *parent, const char *key, const pare_data_opti
                        const pare_dataset *dataset);
 void pare__report_need(pare__json *root, const pare__bench *bench, const pare__need *need,
                        pare_dtype compute);
+/* What was taken: members of `actual`. */
+void pare__report_taken(pare__json *actual, const pare__bench *bench);
 /* The metrics asked for as members. */
 void pare__report_metrics(pare__json *object, unsigned metrics, const pare_eval_result *result);
 

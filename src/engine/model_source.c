@@ -1,12 +1,10 @@
 /* model_source.c - the source of a trained model: what its tensors are known by, and the dtypes
  * that the result must fit. */
-#include "job.h"
 #include "learn.h"
 
-#include <math.h>
 #include <string.h>
 
-#define PIECE 4096 /* values rounded at once */
+#define PIECE ((int64_t)256 << 10) /* values rounded at once, at most */
 
 /* Values of one entry, piece by piece as they are digested. */
 static pare_status digest_entry(const pare__subject *s, pare_backend *be, int64_t index,
@@ -59,34 +57,43 @@ done:
     return status;
 }
 
-static pare_status round_values(pare_backend *be, const pare_param *p, pare_dtype dtype)
+/* Rounds a parameter through `narrow`, room for PIECE values of the dtype; both are the
+ * backend's. */
+static pare_status round_values(pare_backend *be, const pare_param *p, pare_dtype dtype,
+                                void *narrow)
 {
-    uint16_t narrow[PIECE];
     float *values = p->value.data;
     int64_t count = pare_tensor_count(&p->value);
+    pare_stats_result seen;
     for (int64_t i = 0; i < count; i += PIECE) {
         int64_t n = count - i < PIECE ? count - i : PIECE;
         pare_tensor wide = pare_vector(values + i, PARE_F32, n),
                     own = pare_vector(narrow, dtype, n);
         PARE_TRY(pare_cast(be, &(pare_cast_args){.x = wide, .y = own}));
         PARE_TRY(pare_cast(be, &(pare_cast_args){.x = own, .y = wide}));
-        for (int64_t k = 0; k < n; k++)
-            PARE_REQUIRE(isfinite(values[i + k]), PARE_ERR_NUMERIC,
-                         "%s has grown past what the checkpoint's %s holds; train with a lower "
-                         "rate, or from a checkpoint in F32",
-                         p->name, pare_dtype_name(dtype));
     }
+    PARE_TRY(pare_stats(
+        be, &(pare_stats_args){.x = pare_vector(values, PARE_F32, count), .result = &seen}));
+    PARE_REQUIRE(seen.nans + seen.infs == 0, PARE_ERR_NUMERIC,
+                 "%s has grown past what the checkpoint's %s holds; train with a lower rate, or "
+                 "from a checkpoint in F32",
+                 p->name, pare_dtype_name(dtype));
     return PARE_OK;
 }
 
 pare_status pare__model_round(const pare__subject *s, pare_backend *be)
 {
+    pare_status status = PARE_OK;
+    void *narrow = NULL;
+    PARE_TRY(pare_backend_alloc(be, PIECE * 2, &narrow));
     for (int64_t i = 0; s->store && i < pare_model_param_count(s->model); i++) {
         const pare_param *p = pare_model_param(s->model, i);
         int64_t source = pare_store_find(s->store, p->name);
         pare_dtype dtype = source >= 0 ? pare_store_entry(s->store, source)->dtype : PARE_F32;
         if (dtype == PARE_F16 || dtype == PARE_BF16)
-            PARE_TRY(round_values(be, p, dtype));
+            PARE_TRY_DONE(round_values(be, p, dtype, narrow));
     }
-    return PARE_OK;
+done:
+    pare_backend_release(be, narrow, PIECE * 2);
+    return status;
 }

@@ -1,6 +1,5 @@
 /* model_write.c - a model's values as a checkpoint: in the source's dtypes, with what the source
  * holds beside them, and a provenance that says how they came about. */
-#include "job.h"
 #include "learn.h"
 
 #include "pare/version.h"
@@ -15,6 +14,7 @@ typedef struct origin {
 
 typedef struct output {
     const pare__model_write *write;
+    pare_backend *host;  /* values are fetched to its memory */
     pare_entry *entries; /* [count] in name order */
     origin *origins;     /* beside them */
     int64_t count;
@@ -24,6 +24,20 @@ typedef struct output {
     char *memory; /* of one piece at a time */
     int64_t memory_size;
 } output;
+
+#define MASK_PIECE ((int64_t)64 << 10) /* bytes of a mask that are counted at once */
+
+static pare_status grow_room(output *o, int64_t size)
+{
+    if (size <= o->memory_size)
+        return PARE_OK;
+    pare__pages_free(o->memory, (size_t)o->memory_size);
+    o->memory = NULL;
+    o->memory_size = 0;
+    PARE_TRY(pare__pages((size_t)size, &o->memory));
+    o->memory_size = size;
+    return PARE_OK;
+}
 
 static pare_entry dense(const char *name, pare_dtype dtype, int rank, const int64_t *shape)
 {
@@ -41,7 +55,20 @@ static pare_dtype dtype_of(const pare__subject *s, const char *name)
     return e && pare_dtype_is_weight(e->dtype) ? e->dtype : PARE_F32;
 }
 
-static void add_param(output *o, const pare__subject *s, int64_t index)
+static pare_status count_kept(output *o, pare_model *model, int64_t param, int64_t *kept)
+{
+    int64_t count = pare_tensor_count(&pare_model_param(model, param)->value);
+    PARE_TRY(grow_room(o, MASK_PIECE));
+    for (int64_t i = 0, n; i < count; i += n) {
+        n = count - i < MASK_PIECE ? count - i : MASK_PIECE;
+        PARE_TRY(pare_model_read_mask(model, param, i, n, (uint8_t *)o->memory));
+        for (int64_t k = 0; k < n; k++)
+            *kept += o->memory[k] != 0;
+    }
+    return PARE_OK;
+}
+
+static pare_status add_param(output *o, const pare__subject *s, int64_t index)
 {
     const pare_param *p = pare_model_param(s->model, index);
     int64_t shape[PARE_MAX_RANK];
@@ -52,10 +79,10 @@ static void add_param(output *o, const pare__subject *s, int64_t index)
     *e = dense(p->name, dtype_of(s, p->name), rank, shape);
     if (p->mask && !p->transposed && pare__glob("*.h5", o->write->output)) {
         e->form = PARE_FORM_SPARSE; /* as prune writes it */
-        for (int64_t i = 0; i < e->rows * e->cols; i++)
-            e->nonzeros += p->mask[i] != 0;
+        PARE_TRY(count_kept(o, s->model, index, &e->nonzeros));
     }
     o->origins[o->count++] = (origin){.param = index, .source = source};
+    return PARE_OK;
 }
 
 static bool is_param(const pare_model *model, const char *name)
@@ -101,7 +128,7 @@ static pare_status list(output *o)
     PARE_TRY(pare__calloc((size_t)most, sizeof *o->entries, &o->entries));
     PARE_TRY(pare__calloc((size_t)most, sizeof *o->origins, &o->origins));
     for (int64_t i = 0; i < pare_model_param_count(s->model); i++)
-        add_param(o, s, i);
+        PARE_TRY(add_param(o, s, i));
     add_others(o, s);
     sort(o);
     return PARE_OK;
@@ -145,40 +172,46 @@ static int64_t padded(int64_t bytes)
     return (bytes + 63) / 64 * 64;
 }
 
-/* f32, the entry's own dtype, scratch, a bitmask, one behind the other. */
+/* f32, the entry's own dtype, scratch, of a sparse entry a bitmask and the mask's bytes, one behind
+ * the other. */
+enum { WIDE, OWN, SCRATCH, BITS, MASK, PARTS };
+
 static pare_status make_room(output *o, int64_t values, const pare_entry *e, int64_t scratch,
-                             void *part[4])
+                             void *part[PARTS])
 {
-    int64_t wide = padded(values * 4), own = padded((values * pare_dtype_bits(e->dtype) + 7) / 8);
-    int64_t size = wide + own + padded(scratch) + padded(values / 8 + e->rows + 1);
-    if (size > o->memory_size) {
-        pare__pages_free(o->memory, (size_t)o->memory_size);
-        o->memory = NULL;
-        o->memory_size = 0;
-        PARE_TRY(pare__pages((size_t)size, &o->memory));
-        o->memory_size = size;
+    bool sparse = e->form == PARE_FORM_SPARSE;
+    int64_t sizes[PARTS] = {[WIDE] = values * 4,
+                            [OWN] = (values * pare_dtype_bits(e->dtype) + 7) / 8,
+                            [SCRATCH] = scratch,
+                            [BITS] = sparse ? values / 8 + e->rows + 1 : 0,
+                            [MASK] = sparse ? values : 0};
+    int64_t size = 0;
+    for (int p = 0; p < PARTS; p++)
+        size += padded(sizes[p]);
+    PARE_TRY(grow_room(o, size));
+    char *at = o->memory;
+    for (int p = 0; p < PARTS; p++) {
+        part[p] = at;
+        at += padded(sizes[p]);
     }
-    part[0] = o->memory;
-    part[1] = o->memory + wide;
-    part[2] = o->memory + wide + own;
-    part[3] = o->memory + wide + own + padded(scratch);
     return PARE_OK;
 }
 
-static pare_status read_rows(output *o, int64_t index, int64_t first, int64_t rows, void *part[4])
+static pare_status read_rows(output *o, int64_t index, int64_t first, int64_t rows,
+                             void *part[PARTS])
 {
     const pare__model_write *w = o->write;
     const pare_entry *e = &o->entries[index];
     int64_t n = rows * e->cols;
     if (o->origins[index].param < 0) {
-        PARE_TRY(pare_store_read_values(w->subject->store, w->be, o->origins[index].source, first,
-                                        rows, part[1], part[2]));
+        PARE_TRY(pare_store_read_values(w->subject->store, o->host, o->origins[index].source, first,
+                                        rows, part[OWN], part[SCRATCH]));
         return PARE_OK;
     }
     PARE_TRY(
-        pare_model_read_rows(w->subject->model, o->origins[index].param, first, rows, part[0]));
-    PARE_TRY(pare_cast(w->be, &(pare_cast_args){.x = pare_vector(part[0], PARE_F32, n),
-                                                .y = pare_vector(part[1], e->dtype, n)}));
+        pare_model_read_rows(w->subject->model, o->origins[index].param, first, rows, part[WIDE]));
+    PARE_TRY(pare_cast(o->host, &(pare_cast_args){.x = pare_vector(part[WIDE], PARE_F32, n),
+                                                  .y = pare_vector(part[OWN], e->dtype, n)}));
     return PARE_OK;
 }
 
@@ -191,16 +224,17 @@ static int64_t count_bits(const uint8_t *bits, int64_t bytes)
 }
 
 /* The rows of a pruned tensor as bitmask and kept values, these moved together in their place. */
-static pare_rows sparse_rows(const output *o, int64_t index, int64_t first, int64_t rows,
-                             void *part[4])
+static pare_status sparse_rows(const output *o, int64_t index, pare_rows *out, void *part[PARTS])
 {
     const pare_entry *e = &o->entries[index];
-    const uint8_t *mask =
-        pare_model_param(o->write->subject->model, o->origins[index].param)->mask + first * e->cols;
+    const uint8_t *mask = part[MASK];
+    int64_t rows = out->count;
+    PARE_TRY(pare_model_read_mask(o->write->subject->model, o->origins[index].param,
+                                  out->first * e->cols, rows * e->cols, part[MASK]));
     size_t item = (size_t)pare_dtype_bits(e->dtype) / 8, kept = 0;
     int64_t width = (e->cols + 7) / 8;
-    char *values = part[1];
-    uint8_t *bits = part[3];
+    char *values = part[OWN];
+    uint8_t *bits = part[BITS];
     memset(bits, 0, (size_t)(rows * width));
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < e->cols; c++) {
@@ -210,8 +244,9 @@ static pare_rows sparse_rows(const output *o, int64_t index, int64_t first, int6
             bits[r * width + c / 8] |= (uint8_t)(1 << c % 8);
             memmove(values + kept++ * item, values + (size_t)i * item, item);
         }
-    return (pare_rows){
-        .first = first, .count = rows, .values = values, .mask = bits, .values_before = o->kept};
+    out->mask = bits;
+    out->values_before = o->kept;
+    return PARE_OK;
 }
 
 static pare_status write_entry(output *o, int64_t index)
@@ -221,7 +256,7 @@ static pare_status write_entry(output *o, int64_t index)
     int64_t align = pare_entry_align(e), source = o->origins[index].source;
     o->kept = 0;
     for (int64_t first = 0, rows; first < e->rows; first += rows) {
-        void *part[4];
+        void *part[PARTS];
         pare_parts parts;
         rows = e->rows - first < align ? e->rows - first : align;
         int64_t scratch = pare_writer_scratch(o->writer, index, rows);
@@ -231,12 +266,12 @@ static pare_status write_entry(output *o, int64_t index)
         }
         PARE_TRY(make_room(o, rows * e->cols, e, scratch, part));
         PARE_TRY(read_rows(o, index, first, rows, part));
-        pare_rows out = {.first = first, .count = rows, .values = part[1]};
+        pare_rows out = {.first = first, .count = rows, .values = part[OWN]};
         if (e->form == PARE_FORM_SPARSE) {
-            out = sparse_rows(o, index, first, rows, part);
+            PARE_TRY(sparse_rows(o, index, &out, part));
             o->kept += count_bits(out.mask, rows * ((e->cols + 7) / 8));
         }
-        PARE_TRY(pare_writer_encode(o->writer, w->be, index, &out, part[2], &parts));
+        PARE_TRY(pare_writer_encode(o->writer, o->host, index, &out, part[SCRATCH], &parts));
         PARE_TRY(pare_writer_write(o->writer, &parts));
         pare_writer_add_sums(o->writer, index, &parts.sums);
     }
@@ -246,7 +281,7 @@ static pare_status write_entry(output *o, int64_t index)
 pare_status pare__model_write_out(const pare__model_write *write)
 {
     pare_status status = PARE_OK;
-    output o = {.write = write};
+    output o = {.write = write, .host = pare_backend_host(write->be)};
     bool good = false;
     PARE_TRY_DONE(list(&o));
     PARE_TRY_DONE(remember(&o));

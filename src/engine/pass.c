@@ -38,7 +38,23 @@ static pare_status read_stage(void *user, int worker, int64_t chunk)
     if (!is_read(s, chunk))
         return PARE_OK;
     PARE_TRY(pare__chunk_read(s->job, &s->job->lanes[worker], chunk));
-    PARE_TRY(pare__chunk_score(s->job, &s->job->lanes[worker], chunk));
+    return PARE_OK;
+}
+
+static pare_status upload_stage(void *user, int worker, int64_t chunk)
+{
+    pass_state *s = user;
+    if (is_read(s, chunk))
+        PARE_TRY(pare__chunk_upload(&s->job->lanes[worker]));
+    return PARE_OK;
+}
+
+static pare_status score_stage(void *user, int worker, int64_t chunk)
+{
+    pass_state *s = user;
+    if (!is_read(s, chunk))
+        return PARE_OK;
+    PARE_TRY(pare__chunk_score(s->job, &s->job->lanes[worker]));
     PARE_TRY(pare__chunk_ties(s->job, &s->job->lanes[worker], chunk));
     return PARE_OK;
 }
@@ -54,7 +70,7 @@ static pare_status prune_stage(void *user, int worker, int64_t chunk)
 {
     pass_state *s = user;
     if (wanted(s, chunk))
-        PARE_TRY(pare__chunk_prune(s->job, &s->job->lanes[worker], chunk));
+        PARE_TRY(pare__chunk_prune(s->job, &s->job->lanes[worker]));
     return PARE_OK;
 }
 
@@ -70,7 +86,13 @@ static pare_status work_stage(void *user, int worker, int64_t chunk)
 static int64_t bytes_of(void *user, int64_t chunk)
 {
     const pass_state *s = user;
-    return is_read(s, chunk) ? pare__chunk_bytes(s->job, chunk) : 0;
+    return is_read(s, chunk) ? pare__chunk_bytes(s->job, chunk).host : 0;
+}
+
+static int64_t device_bytes_of(void *user, int64_t chunk)
+{
+    const pass_state *s = user;
+    return is_read(s, chunk) ? pare__chunk_bytes(s->job, chunk).device : 0;
 }
 
 static double weight_of(void *user, int64_t chunk)
@@ -94,9 +116,13 @@ pare_status pare__pass_run(pare__job *job, const pare__pass *pass)
                        .items = job->chunk_count,
                        .user = &s,
                        .bytes = bytes_of,
+                       .device_bytes = device_bytes_of,
                        .weight = weight_of};
     int n = 0;
     stages.stages[n++] = (pare_stage){.name = "read", .run = read_stage};
+    if (job->device.cuda)
+        stages.stages[n++] = (pare_stage){.name = "upload", .run = upload_stage};
+    stages.stages[n++] = (pare_stage){.name = "score", .run = score_stage};
     if (pare__job_ordered(job))
         stages.stages[n++] = (pare_stage){.name = "order", .run = order_stage, .in_order = true};
     stages.stages[n++] = (pare_stage){.name = "prune", .run = prune_stage};

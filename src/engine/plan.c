@@ -391,19 +391,20 @@ static pare_status make_chunks(pare__job *job)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-pare_status pare__check_device(const char *device)
+/* Opening a device costs the process memory that no budget is about. */
+static pare_status choose_device(pare__job *job)
 {
-    if (!device || strcmp(device, "auto") == 0 || strcmp(device, "cpu") == 0)
-        return PARE_OK;
-    PARE_REQUIRE(strncmp(device, "cuda", 4) != 0, PARE_ERR_DEVICE,
-                 "device %s: this build has no CUDA; use --device cpu", device);
-    PARE_FAIL(PARE_ERR_ARGUMENT, "device \"%s\" is none of auto, cpu, cuda, cuda:N", device);
+    int64_t before = pare_memory_now();
+    PARE_TRY(pare__device_choose(job->options, &job->device));
+    if (job->device.cuda)
+        job->context = pare_memory_now() - before;
+    return PARE_OK;
 }
 
 static pare_status fill(pare__job *job)
 {
     const pare_recipe *recipe = job->recipe;
-    PARE_TRY(pare__check_device(job->options->device));
+    PARE_TRY(choose_device(job));
     PARE_REQUIRE(recipe->quant_count == 0 || !is_format(job, "dense"), PARE_ERR_ARGUMENT,
                  "format dense cannot hold what the quantize step makes: write it first, then "
                  "pare convert --to dense decodes it");

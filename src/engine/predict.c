@@ -17,59 +17,108 @@
 /* A fresh file takes about this much a second from the page cache to a disk; plan says so. */
 #define WRITE_RATE 1.5e9
 
-static int64_t fixed_bytes(const pare__job *job, int threads)
+/* What the process holds beside the lanes' arenas; a device's context is not counted. */
+static pare__bytes fixed_bytes(const pare__job *job, int threads)
 {
     int64_t groups = job->group_count < 32 ? job->group_count : 32;
-    int64_t bins = groups ? (groups + threads) * PARE_SELECT_LOW_BINS * 8 : 0;
-    return pare_memory_now() + FIXED_BYTES + threads * THREAD_BYTES + job->count * ENTRY_BYTES +
-           bins;
+    int64_t bins = groups ? PARE_SELECT_LOW_BINS * 8 : 0;
+    return (pare__bytes){.host = pare_memory_now() - job->context + FIXED_BYTES +
+                                 threads * THREAD_BYTES + job->count * ENTRY_BYTES +
+                                 (groups + threads) * bins,
+                         .device = threads * (PARE__LANE_ON_DEVICE + bins)};
 }
 
-/* The largest arena of a chunk, and the largest that a lane keeps between chunks. */
-static void largest_chunks(const pare__job *job, int64_t *largest, int64_t *kept)
+static int64_t greater(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* The largest arenas of a chunk, and the largest that a lane keeps between chunks. */
+static void largest_chunks(const pare__job *job, pare__bytes *largest, pare__bytes *kept)
 {
     bool verified = job->recipe->prune_count + job->recipe->quant_count == 0;
-    *largest = *kept = 0;
+    *largest = *kept = (pare__bytes){0};
     for (int64_t t = 0; t < job->count; t++) {
         if (job->tasks[t].chunks == 0)
             continue;
-        int64_t need = pare__chunk_bytes(job, job->tasks[t].first_chunk);
-        int64_t after = verified ? pare__verify_bytes(job, &job->tasks[t]) : 0;
-        need = after > need ? after : need;
-        if (need > *largest)
-            *largest = need;
-        if (need <= PARE__KEPT_ARENA && need > *kept)
-            *kept = need;
+        pare__bytes need = pare__chunk_bytes(job, job->tasks[t].first_chunk), after = {0};
+        if (verified)
+            after = pare__verify_bytes(job, &job->tasks[t]);
+        need.host = greater(need.host, after.host);
+        need.device = greater(need.device, after.device);
+        largest->host = greater(largest->host, need.host);
+        largest->device = greater(largest->device, need.device);
+        if (need.host <= PARE__KEPT_ARENA)
+            kept->host = greater(kept->host, need.host);
+        if (need.device <= PARE__KEPT_ARENA)
+            kept->device = greater(kept->device, need.device);
     }
+}
+
+/* The user's budget, or one that any machine has. */
+static int64_t host_memory(const pare__job *job)
+{
+    int64_t largest = 0;
+    if (job->options->memory)
+        return job->options->memory;
+    for (int64_t t = 0; t < job->count; t++) {
+        const pare_entry *e = &job->tasks[t].out;
+        largest = greater(largest, (e->rows * e->cols * pare_dtype_bits(e->dtype) + 7) / 8);
+    }
+    return ((int64_t)256 << 20) + 2 * largest;
+}
+
+/* One lane with the largest chunk is the least that both must hold. */
+static pare_status check_least(const pare__job *job, pare__bytes need, pare__bytes memory)
+{
+    char needs[32], has[32];
+    PARE_REQUIRE(memory.host >= need.host, PARE_ERR_MEMORY,
+                 "a memory budget of %s cannot hold this work: it needs %s; give --memory %lldM or "
+                 "more",
+                 pare__size_text((double)memory.host, has, sizeof has),
+                 pare__size_text((double)need.host, needs, sizeof needs),
+                 (long long)((need.host >> 20) + 1));
+    PARE_REQUIRE(!job->device.cuda || memory.device >= need.device, PARE_ERR_MEMORY,
+                 "%s cannot hold this work: it needs %s there, %s may be used; free memory of the "
+                 "device, give --device-memory more, or use --device cpu",
+                 job->device.name, pare__size_text((double)need.device, needs, sizeof needs),
+                 pare__size_text((double)memory.device, has, sizeof has));
+    return PARE_OK;
+}
+
+/* Sets budget and peak of one kind of memory: all lanes but one keep their arenas, one has the
+ * largest chunk. */
+static void share_out(const pare__job *job, int64_t memory, int64_t fixed, int64_t kept,
+                      int64_t largest, int64_t *budget, int64_t *peak)
+{
+    *budget = greater(memory - fixed - (job->threads - 1) * kept, largest);
+    *peak = fixed + largest + (job->threads - 1) * kept;
 }
 
 pare_status pare__job_budget(pare__job *job)
 {
-    int64_t largest, kept, largest_tensor = 0;
-    int threads = job->options->threads ? job->options->threads : pare_cpu_count();
+    pare__bytes largest, kept, memory = {.host = host_memory(job), .device = job->device.memory};
+    int64_t threads = pare__lane_count(&job->device, job->options->threads);
     largest_chunks(job, &largest, &kept);
-    for (int64_t t = 0; t < job->count; t++) {
-        const pare_entry *e = &job->tasks[t].out;
-        int64_t bytes = (e->rows * e->cols * pare_dtype_bits(e->dtype) + 7) / 8;
-        largest_tensor = bytes > largest_tensor ? bytes : largest_tensor;
-    }
-    int64_t memory =
-        job->options->memory ? job->options->memory : ((int64_t)256 << 20) + 2 * largest_tensor;
-    int64_t need = fixed_bytes(job, 1) + largest;
-    char needs[32], has[32];
-    PARE_REQUIRE(
-        memory >= need, PARE_ERR_MEMORY,
-        "a memory budget of %s cannot hold this work: it needs %s; give --memory %lldM or more",
-        pare__size_text((double)memory, has, sizeof has),
-        pare__size_text((double)need, needs, sizeof needs), (long long)((need >> 20) + 1));
-    int64_t each = kept + THREAD_BYTES + (job->group_count ? PARE_SELECT_LOW_BINS * 8 : 0);
-    int64_t more = (memory - need) / each; /* threads beside the one that has the largest chunk */
-    job->memory = memory;
-    job->threads = threads - 1 <= more ? threads : (int)more + 1;
-    job->budget = memory - fixed_bytes(job, job->threads) - (job->threads - 1) * kept;
-    if (job->budget < largest)
-        job->budget = largest;
-    job->peak = fixed_bytes(job, job->threads) + largest + (job->threads - 1) * kept;
+    pare__bytes one = fixed_bytes(job, 1), two = fixed_bytes(job, 2);
+    pare__bytes need = {.host = one.host + largest.host, .device = one.device + largest.device};
+    PARE_TRY(check_least(job, need, memory));
+    /* Lanes beside the one that has the largest chunk. */
+    int64_t each = kept.host + THREAD_BYTES + (job->group_count ? PARE_SELECT_LOW_BINS * 8 : 0);
+    int64_t more = (memory.host - need.host) / each;
+    threads = threads - 1 <= more ? threads : more + 1;
+    each = kept.device + two.device - one.device;
+    more = (memory.device - need.device) / each;
+    threads = !job->device.cuda || threads - 1 <= more ? threads : more + 1;
+    job->memory = memory.host;
+    job->threads = (int)threads;
+    pare__bytes fixed = fixed_bytes(job, job->threads);
+    share_out(job, memory.host, fixed.host, kept.host, largest.host, &job->budget.host,
+              &job->peak.host);
+    job->peak.host += job->context;
+    if (job->device.cuda)
+        share_out(job, memory.device, fixed.device, kept.device, largest.device,
+                  &job->budget.device, &job->peak.device);
     return PARE_OK;
 }
 
@@ -100,53 +149,67 @@ static int64_t read_bytes(const pare__job *job, int64_t *passes)
     return all;
 }
 
-/* Seconds a thread takes for a byte of source, from a few chunks worked on in memory; negative if
- * that failed. */
-static double probe(pare__job *job, char isa[16])
+/* One chunk without its writing. */
+static pare_status try_chunk(pare__job *job, pare__lane *lane, int64_t chunk)
 {
-    int64_t bytes = 0;
-    double begin = pare__now();
-    pare__lane lane = {0};
-    if (pare_cpu_create(&(pare_cpu_options){.threads = 1, .isa = job->options->isa}, &lane.be) !=
-        PARE_OK)
-        return -1;
-    snprintf(isa, 16, "%s",
-             strchr(pare_backend_name(lane.be), ' ') ? strchr(pare_backend_name(lane.be), ' ') + 1
-                                                     : pare_backend_name(lane.be));
-    pare_status status = PARE_OK;
+    PARE_TRY(pare__chunk_read(job, lane, chunk));
+    PARE_TRY(pare__chunk_digest(lane));
+    PARE_TRY(pare__chunk_upload(lane));
+    PARE_TRY(pare__chunk_score(job, lane));
+    PARE_TRY(pare__chunk_prune(job, lane));
+    if (lane->task->out.scheme.granularity != PARE_PER_TENSOR)
+        PARE_TRY(pare__chunk_quantize(lane));
+    PARE_TRY(pare__chunk_download(lane));
+    return PARE_OK;
+}
+
+/* Works on a few chunks in memory; *bytes of source took *seconds. */
+static pare_status try_chunks(pare__job *job, pare__lane *lane, int64_t *bytes, double *seconds)
+{
     int64_t step = job->chunk_count / 16 + 1;
-    for (int64_t c = 0; status == PARE_OK && c < job->chunk_count && pare__now() - begin < 0.2;
-         c += step) {
-        status = pare__chunk_read(job, &lane, c);
-        if (status == PARE_OK)
-            status = pare__chunk_digest(job, &lane, c);
-        if (status == PARE_OK)
-            status = pare__chunk_score(job, &lane, c);
-        if (status == PARE_OK)
-            status = pare__chunk_prune(job, &lane, c);
-        if (status == PARE_OK &&
-            job->tasks[job->chunks[c].task].out.scheme.granularity != PARE_PER_TENSOR)
-            status = pare__chunk_quantize(job, &lane, c);
-        bytes += lane.rows * job->tasks[job->chunks[c].task].out.cols *
-                 pare_dtype_bits(job->tasks[job->chunks[c].task].out.dtype) / 8;
-        job->chunks[c].nonzeros = -1;
+    if (job->device.cuda && job->chunk_count) /* kernels are loaded at their first use */
+        PARE_TRY(try_chunk(job, lane, 0));
+    double begin = pare__now();
+    for (int64_t c = 0; c < job->chunk_count && pare__now() - begin < 0.2; c += step) {
+        const pare_entry *out = &job->tasks[job->chunks[c].task].out;
+        PARE_TRY(try_chunk(job, lane, c));
+        *bytes += lane->rows * out->cols * pare_dtype_bits(out->dtype) / 8;
     }
-    double seconds = pare__now() - begin;
-    pare__pages_free(lane.arena, lane.size);
-    pare_backend_free(&lane.be);
+    *seconds = pare__now() - begin;
+    return PARE_OK;
+}
+
+/* Seconds a lane takes for a byte of source; negative if the source's values let no chunk through,
+ * which the run will say better. A device that fails is the end of it. */
+static pare_status probe(pare__job *job, char isa[16], double *each)
+{
+    pare_status status = PARE_OK;
+    int64_t bytes = 0;
+    double seconds = 0;
+    pare__lane lane = {0};
+    *each = -1;
+    PARE_TRY_DONE(pare__lane_open(&job->device, &lane));
+    const char *name = pare_backend_name(lane.host), *blank = strchr(name, ' ');
+    snprintf(isa, 16, "%s", blank ? blank + 1 : name);
+    PARE_TRY_DONE(try_chunks(job, &lane, &bytes, &seconds));
+    if (bytes > 0)
+        *each = seconds / (double)bytes;
+done:
+    pare__lane_close(&lane);
     job->read_bytes = 0;
-    return status == PARE_OK && bytes > 0 ? seconds / (double)bytes : -1;
+    return status == PARE_ERR_DEVICE ? status : PARE_OK;
 }
 
 pare_status pare__job_predict(pare__job *job, pare__prediction *p)
 {
     pare_writer_options options;
-    *p = (pare__prediction){.peak_memory = job->peak, .seconds = -1};
+    *p = (pare__prediction){.peak_memory = job->peak.host, .seconds = -1};
     pare__job_writer_options(job, &options);
     PARE_TRY(pare_writer_predict(&options, &p->files, &p->out_bytes));
     p->write_bytes = p->out_bytes;
     p->read_bytes = read_bytes(job, &p->passes);
-    double each = probe(job, p->isa);
+    double each;
+    PARE_TRY(probe(job, p->isa, &each));
     if (each >= 0)
         p->seconds =
             each * (double)p->read_bytes / job->threads + (double)p->write_bytes / WRITE_RATE;

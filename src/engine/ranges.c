@@ -26,19 +26,11 @@ static bool wants_offset(const pare__task *task)
 static pare_status take_range(pare__job *job, pare__lane *lane, int64_t chunk)
 {
     pare__task *task = &job->tasks[job->chunks[chunk].task];
-    float lo, hi;
-    PARE_TRY(pare_quant_range(
-        lane->be,
-        &(pare_quant_range_args){.w = pare_matrix(lane->w, PARE_F32, lane->rows, task->out.cols),
-                                 .block_rows = lane->rows,
-                                 .block_cols = task->out.cols,
-                                 .lo = pare_matrix(&lo, PARE_F32, 1, 1),
-                                 .hi = pare_matrix(&hi, PARE_F32, 1, 1)}));
-    if (!(hi - hi == 0))
-        return pare__chunk_blame(lane, PARE_ERR_DAMAGED);
+    float range[2];
+    PARE_TRY(pare__chunk_range(lane, range));
     pthread_mutex_lock(&job->lock);
-    task->lo = lo < task->lo ? lo : task->lo;
-    task->hi = hi > task->hi ? hi : task->hi;
+    task->lo = range[0] < task->lo ? range[0] : task->lo;
+    task->hi = range[1] > task->hi ? range[1] : task->hi;
     pthread_mutex_unlock(&job->lock);
     return PARE_OK;
 }
@@ -64,7 +56,7 @@ static pare_status take_scales(pare__job *job, pare__lane *lane, int64_t chunk)
     const pare__task *task = lane->task;
     int64_t down = lane->blocks.down, across = lane->blocks.across;
     pare_tensor lo = pare_vector(lane->lo, PARE_F32, down * across);
-    pare_tensor scale = pare_vector(lane->scale, PARE_F32, down * across);
+    pare_tensor scale = pare_vector(lane->made.scale, PARE_F32, down * across);
     pare_stats_result stats;
     PARE_TRY(pare_quant_range(
         lane->be,
@@ -72,7 +64,7 @@ static pare_status take_scales(pare__job *job, pare__lane *lane, int64_t chunk)
                                  .block_rows = lane->blocks.block_rows,
                                  .block_cols = lane->blocks.block_cols,
                                  .lo = pare_matrix(lane->lo, PARE_F32, down, across),
-                                 .hi = pare_matrix(lane->scale, PARE_F32, down, across)}));
+                                 .hi = pare_matrix(lane->made.scale, PARE_F32, down, across)}));
     pare_status status =
         pare_quant_scale(lane->be, &(pare_quant_scale_args){.scheme = task->out.scheme,
                                                             .scale_dtype = PARE_F32,
@@ -100,7 +92,7 @@ bool pare__job_has_ranges(const pare__job *job)
 static pare_status scale_from_range(pare__lane *lane, pare__task *task)
 {
     PARE_TRY(pare_quant_scale(
-        lane->be,
+        lane->host,
         &(pare_quant_scale_args){
             .scheme = task->out.scheme,
             .scale_dtype = task->out.scheme.type == PARE_QUANT_NF4 ? PARE_F32 : task->out.dtype,

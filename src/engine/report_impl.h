@@ -39,11 +39,14 @@
  *       zeros|null                  run only: zeros after the run, of the values a reader gets
  *     } ]
  *   summary   { pruned, quantized, left_alone, fallbacks }       tensors
- *   predicted { passes, read_bytes, write_bytes, peak_memory, seconds|null, budget, threads, isa }
+ *   predicted { passes, read_bytes, write_bytes, peak_memory, seconds|null, budget, threads, isa,
+ *               device,                     "cpu", or "cuda:0 NVIDIA H200" with
+ *               device_memory, device_budget|null }
  *
  * run: all of plan, and
  *   actual    { read_bytes, write_bytes, peak_memory, seconds, resumed: bool, chunks_done_before,
- *               phases: [ { name, seconds } ] }
+ *               phases: [ { name, seconds } ],
+ *               device_memory|null }        peak of the buffers that were worked on there
  *   result    { parameters,
  *               zeros|null, sparsity|null,        over all tensors, of the values a reader gets
  *               pruned: { parameters, zeros, sparsity }|null,    over the tensors that were pruned
@@ -70,6 +73,7 @@
  * compare
  *   a, b      paths
  *   tolerance|null
+ *   device    as in predicted
  *   equal     bool                  same tensors, shapes and values
  *   differs   bool                  what decides the exit code
  *   all       { max_abs|null, rms, sqnr_db|null, cosine|null, differing, count }
@@ -84,8 +88,10 @@
  * devices
  *   cpu       { model, cores, isas: [ { name, available: bool, chosen: bool } ] }
  *   libraries [ { name, version, choice|null } ]
- *   gpus      [ { name, memory_bytes } ]
- *   note|null sentence ("this build has no CUDA")
+ *   gpus      [ { name: "cuda:0 NVIDIA H200", capability: "9.0", multiprocessors, memory_bytes,
+ *                 free_bytes } ]
+ *   cuda|null { driver: "13.0", runtime: "13.0" }       versions, where there are GPUs
+ *   note|null sentence: why there are no GPUs
  *
  * eval
  *   model, against|null  { path, format, architecture, parameters, masked_tensors }
@@ -94,8 +100,10 @@
  *   ppl, loss, top1, top5 (shares), kld, agreement (share), cosine, cosine_min     those measured
  *   correct|null, counted           labels right; labels or tokens counted
  *   predicted { peak_memory, parameters_bytes, gradients_bytes, activations_bytes, beside_bytes,
- *               budget, flops, seconds|null, threads, isa, compute: "f32" "bf16" }
- *   actual    { seconds, measuring_seconds, samples_per_second, peak_memory }       not planned
+ *               budget, flops, seconds|null, threads, isa, compute: "f32" "bf16",
+ *               device, device_memory|null, device_budget|null }             as of plan
+ *   actual    { seconds, measuring_seconds, samples_per_second, peak_memory,
+ *               device_memory|null }       not planned
  *
  * train
  *   model, data, eval_data|null, predicted   as of eval

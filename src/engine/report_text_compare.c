@@ -100,6 +100,16 @@ void pare__report_text_compare(const pare__json *root, pare__text *out)
                        pare__report_real(root, "tolerance"));
 }
 
+static void add_gpu(const char *label, const pare__json *gpu, pare__text *out)
+{
+    pare__text_add(out, "%s%s, compute capability %s, %s multiprocessors, %s, %s free\n", label,
+                   pare__report_string(gpu, "name", "?"),
+                   pare__report_string(gpu, "capability", "?"),
+                   pare__count(pare__report_int(gpu, "multiprocessors")).text,
+                   pare__size(pare__report_int(gpu, "memory_bytes")).text,
+                   pare__size(pare__report_int(gpu, "free_bytes")).text);
+}
+
 void pare__report_text_devices(const pare__json *root, pare__text *out)
 {
     const pare__json *cpu = pare__json_get(root, "cpu"), *isas = pare__json_get(cpu, "isas"),
@@ -129,9 +139,12 @@ void pare__report_text_devices(const pare__json *root, pare__text *out)
                        choice ? ": " : "", choice ? choice : "");
     }
     for (size_t i = 0; i < pare__json_size(gpus); i++)
-        pare__text_add(out, "%s%s, %s\n", i ? "           " : "GPUs       ",
-                       pare__report_string(pare__json_at(gpus, i), "name", "?"),
-                       pare__size(pare__report_int(pare__json_at(gpus, i), "memory_bytes")).text);
+        add_gpu(i ? "           " : "GPUs       ", pare__json_at(gpus, i), out);
+    const pare__json *cuda = pare__json_get(root, "cuda");
+    if (!pare__json_is_null(cuda))
+        pare__text_add(out, "CUDA       driver for %s, built with %s\n",
+                       pare__report_string(cuda, "driver", "?"),
+                       pare__report_string(cuda, "runtime", "?"));
     if (!pare__json_size(gpus))
         pare__text_add(out, "GPUs       none\n");
     if (pare__report_string(root, "note", NULL))

@@ -69,6 +69,15 @@ static void add_costs(const pare__json *root, pare__text *out)
                    pare__size(pare__report_int(p, "parameters_bytes")).text,
                    pare__size(pare__report_int(p, "gradients_bytes")).text,
                    pare__size(pare__report_int(p, "activations_bytes")).text);
+    if (pare__json_get(p, "device_memory")) {
+        pare__text_add(out, "  %-10s predicted %s", "device",
+                       pare__size(pare__report_int(p, "device_memory")).text);
+        if (a)
+            pare__text_add(out, ", actual %s",
+                           pare__size(pare__report_int(a, "device_memory")).text);
+        pare__text_add(out, " of %s, %s\n", pare__size(pare__report_int(p, "device_budget")).text,
+                       pare__report_string(p, "device", "?"));
+    }
     pare__text_add(out, "  %-10s", "time");
     if (guessed)
         pare__text_add(out, " predicted about %s", pare__time_text(guess, seconds, sizeof seconds));

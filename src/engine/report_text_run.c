@@ -252,6 +252,8 @@ static void add_costs(const pare__json *root, pare__text *out)
     add_bytes_row(&table, "read", predicted, actual, "read_bytes");
     add_bytes_row(&table, "written", predicted, actual, "write_bytes");
     add_bytes_row(&table, "peak memory", predicted, actual, "peak_memory");
+    if (!null_at(predicted, "device_memory"))
+        add_bytes_row(&table, "device memory", predicted, actual, "device_memory");
     pare__table_cell(&table, "time");
     pare__table_cell(&table, "%s", seconds(predicted, "seconds").text);
     pare__table_cell(&table, "%s", seconds(actual, "seconds").text);
@@ -263,6 +265,10 @@ static void add_costs(const pare__json *root, pare__text *out)
                    pare__count(passes).text, passes == 1 ? "" : "es", pare__count(threads).text,
                    threads == 1 ? "" : "s", pare__report_string(predicted, "isa", "?"),
                    pare__size(pare__report_int(predicted, "budget")).text);
+    if (!null_at(predicted, "device_memory"))
+        pare__text_add(out, "  on %s, device memory budget %s\n",
+                       pare__report_string(predicted, "device", "?"),
+                       pare__size(pare__report_int(predicted, "device_budget")).text);
     bool resumed = false;
     if (pare__json_bool(pare__json_get(actual, "resumed"), &resumed) && resumed)
         pare__text_add(out, "  continued a run that was cut: %s chunks were done before\n",

@@ -88,7 +88,7 @@ static pare_status make_key(const pare__job *job, uint64_t key[2])
     PARE_TRY_DONE(pare__text_take(&id.text, &text));
     key[0] = key[1] = 0;
     PARE_TRY_DONE(pare_digest(
-        job->lanes[0].be,
+        job->lanes[0].host,
         &(pare_digest_args){.bytes = text, .size = (int64_t)strlen(text), .result = key}));
 done:
     free(place);

@@ -14,6 +14,15 @@ static pare_status read_stage(void *user, int worker, int64_t chunk)
     if (job->chunks[chunk].done)
         return PARE_OK;
     PARE_TRY(pare__chunk_read(job, lane, chunk));
+    PARE_TRY(pare__chunk_digest(lane));
+    return PARE_OK;
+}
+
+static pare_status upload_stage(void *user, int worker, int64_t chunk)
+{
+    pare__job *job = user;
+    if (!job->chunks[chunk].done)
+        PARE_TRY(pare__chunk_upload(&job->lanes[worker]));
     return PARE_OK;
 }
 
@@ -23,8 +32,7 @@ static pare_status score_stage(void *user, int worker, int64_t chunk)
     pare__lane *lane = &job->lanes[worker];
     if (job->chunks[chunk].done)
         return PARE_OK;
-    PARE_TRY(pare__chunk_digest(job, lane, chunk));
-    PARE_TRY(pare__chunk_score(job, lane, chunk));
+    PARE_TRY(pare__chunk_score(job, lane));
     PARE_TRY(pare__chunk_ties(job, lane, chunk));
     return PARE_OK;
 }
@@ -42,9 +50,17 @@ static pare_status compress_stage(void *user, int worker, int64_t chunk)
     pare__lane *lane = &job->lanes[worker];
     if (job->chunks[chunk].done)
         return PARE_OK;
-    PARE_TRY(pare__chunk_prune(job, lane, chunk));
-    PARE_TRY(pare__chunk_quantize(job, lane, chunk));
-    PARE_TRY(pare__chunk_encode(job, lane, chunk));
+    PARE_TRY(pare__chunk_prune(job, lane));
+    PARE_TRY(pare__chunk_quantize(lane));
+    PARE_TRY(pare__chunk_gather(job, lane, chunk));
+    return PARE_OK;
+}
+
+static pare_status download_stage(void *user, int worker, int64_t chunk)
+{
+    pare__job *job = user;
+    if (!job->chunks[chunk].done)
+        PARE_TRY(pare__chunk_download(&job->lanes[worker]));
     return PARE_OK;
 }
 
@@ -73,6 +89,7 @@ static pare_status write_stage(void *user, int worker, int64_t chunk)
     pare__lane *lane = &job->lanes[worker];
     if (job->chunks[chunk].done)
         return PARE_OK;
+    PARE_TRY(pare__chunk_encode(job, lane, chunk));
     PARE_TRY(pare_writer_write(job->writer, &lane->parts));
     PARE_TRY(pare__journal_chunk(job, lane, chunk));
     PARE_TRY(account(job, lane, chunk));
@@ -83,7 +100,13 @@ static pare_status write_stage(void *user, int worker, int64_t chunk)
 static int64_t bytes_of(void *user, int64_t chunk)
 {
     const pare__job *job = user;
-    return job->chunks[chunk].done ? 0 : pare__chunk_bytes(job, chunk);
+    return job->chunks[chunk].done ? 0 : pare__chunk_bytes(job, chunk).host;
+}
+
+static int64_t device_bytes_of(void *user, int64_t chunk)
+{
+    const pare__job *job = user;
+    return job->chunks[chunk].done ? 0 : pare__chunk_bytes(job, chunk).device;
 }
 
 static double weight_of(void *user, int64_t chunk)
@@ -98,13 +121,18 @@ static pare_status compress(pare__job *job)
                        .items = job->chunk_count,
                        .user = job,
                        .bytes = bytes_of,
+                       .device_bytes = device_bytes_of,
                        .weight = weight_of};
     int n = 0;
     stages.stages[n++] = (pare_stage){.name = "read", .run = read_stage};
+    if (job->device.cuda)
+        stages.stages[n++] = (pare_stage){.name = "upload", .run = upload_stage};
     stages.stages[n++] = (pare_stage){.name = "score", .run = score_stage};
     if (pare__job_ordered(job))
         stages.stages[n++] = (pare_stage){.name = "order", .run = order_stage, .in_order = true};
     stages.stages[n++] = (pare_stage){.name = "compress", .run = compress_stage};
+    if (job->device.cuda)
+        stages.stages[n++] = (pare_stage){.name = "download", .run = download_stage};
     stages.stages[n++] = (pare_stage){.name = "write", .run = write_stage};
     for (int64_t g = 0; g < job->group_count; g++)
         job->groups[g].ties_seen = 0;
@@ -118,7 +146,7 @@ static pare_status compress(pare__job *job)
 static pare_status verify_item(void *user, int worker, int64_t item)
 {
     pare__job *job = user;
-    pare_backend *be = job->lanes[worker].be;
+    pare_backend *be = job->lanes[worker].host;
     if (item < job->count)
         PARE_TRY(pare_store_verify(job->store, be, item));
     else
@@ -222,7 +250,9 @@ static pare_status check_output(const pare_recipe *recipe, const pare_run_option
 static pare_status start(pare__job *job)
 {
     PARE_TRY(pare_sched_create(&(pare_sched_options){.threads = job->threads,
-                                                     .budget = job->budget,
+                                                     .budget = job->budget.host,
+                                                     .device_budget = job->budget.device,
+                                                     .device = job->device.name,
                                                      .trace = job->options->trace,
                                                      .cancel = job->options->cancel,
                                                      .progress = job->options->progress},
@@ -233,7 +263,7 @@ static pare_status start(pare__job *job)
 }
 
 /* After a failure that the same command would meet again nothing is left; after one that may pass
- * (a full disk, a stop) the part and its journal stay, and the sentence says so. */
+ * (a full disk, a stop, a lost device) the part and its journal stay, and the sentence says so. */
 static pare_status give_up(pare__job *job, pare_status status)
 {
     char sentence[900], trail[400];
@@ -241,7 +271,7 @@ static pare_status give_up(pare__job *job, pare_status status)
     snprintf(trail, sizeof trail, "%s", pare_last_trail());
     bool keep = status == PARE_ERR_FULL || status == PARE_ERR_IO ||
                 status == PARE_ERR_INTERRUPTED || status == PARE_ERR_MEMORY ||
-                status == PARE_ERR_EXISTS;
+                status == PARE_ERR_DEVICE || status == PARE_ERR_EXISTS;
     bool mine = job->journal != NULL;
     pare_writer_free(&job->writer, mine && !keep);
     pare_journal_close(&job->journal, !keep);

@@ -119,7 +119,7 @@ static pare_status fill(evaluation *e, pare_report *report, bool planned,
     pare__json_set_real(actual, "measuring_seconds", result->seconds);
     pare__json_set_real(actual, "samples_per_second",
                         result->seconds > 0 ? (double)result->samples / result->seconds : 0);
-    pare__json_set_int(actual, "peak_memory", pare_memory_peak());
+    pare__report_taken(actual, &e->bench);
     return PARE_OK;
 }
 

@@ -129,6 +129,11 @@ static void add_predicted(pare__json *root, const pare__job *job, const pare__pr
     pare__json_set_int(o, "budget", job->memory);
     pare__json_set_int(o, "threads", job->threads);
     pare__json_set_string(o, "isa", p->isa);
+    pare__json_set_string(o, "device", job->device.name);
+    if (job->device.cuda) {
+        pare__json_set_int(o, "device_memory", job->peak.device);
+        pare__json_set_int(o, "device_budget", job->device.memory);
+    }
 }
 
 static pare_status fill(pare__job *job, const pare__prediction *p, bool ran, pare__json *root)
@@ -231,6 +236,8 @@ static void add_actual(pare__json *root, pare__job *job, double seconds)
     pare__json_set_int(o, "read_bytes", job->read_bytes);
     pare__json_set_int(o, "write_bytes", written(job));
     pare__json_set_int(o, "peak_memory", pare_memory_peak());
+    if (job->device.cuda)
+        pare__json_set_int(o, "device_memory", job->device.peak);
     pare__json_set_real(o, "seconds", seconds);
     pare__json_set_bool(o, "resumed", job->resumed);
     pare__json_set_int(o, "chunks_done_before", job->chunks_done_before);

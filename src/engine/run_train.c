@@ -1,6 +1,5 @@
 /* run_train.c - trains a model and writes it; its state lies beside the output, so that a run that
  * was cut continues. */
-#include "job.h"
 #include "learn.h"
 #include "report_impl.h"
 #include "train_text.h"
@@ -12,6 +11,7 @@
 #define WRITING_BYTES ((int64_t)512 << 10) /* laying out and writing states and the model */
 #define MOST_STEPS ((int64_t)1 << 40)
 #define MOST_ACCUMULATED ((int64_t)1 << 20)
+#define MASK_PIECE 65536   /* bytes of a mask looked at at once */
 #define SAVE_SECONDS 300.0 /* between states where no number of steps is asked for */
 
 typedef struct training {
@@ -171,7 +171,8 @@ static pare_status predict(training *t)
     PARE_TRY(pare_model_predict(t->subject.model, &t->shape, &t->need.model));
     if (!t->subject.store || !t->job->keep_masks)
         t->need.model.masks = 0;
-    t->need.beside = WRITING_BYTES + pare_train_bytes(o, t->subject.model, t->dataset, &t->shape);
+    t->need.beside = pare_train_bytes(o, t->subject.model, t->bench.be, t->dataset, &t->shape);
+    t->need.beside.host += WRITING_BYTES;
     t->need.flops = 3 * t->need.model.flops * (double)o->curve.steps * (double)o->accumulate;
     double rate = pare__product_rate(t->bench.be, t->shape.compute);
     t->need.seconds = rate > 0 ? 1.7 * t->need.flops / rate : -1;
@@ -233,7 +234,7 @@ static pare_status resume(training *t)
 static pare_status start(training *t)
 {
     PARE_TRY(pare__lock_take(t->lock_path, &t->lock)); /* one at a time works on an output */
-    PARE_TRY(pare__source_digests(&t->subject, t->bench.be, &t->sources));
+    PARE_TRY(pare__source_digests(&t->subject, pare_backend_host(t->bench.be), &t->sources));
     PARE_TRY(
         pare__train_fingerprint(&(pare__identity){.recipe = t->recipe,
                                                   .data = t->digest,
@@ -318,26 +319,38 @@ static void add_losses(pare__json *root, const training *t)
     }
 }
 
-static void add_masks(pare__json *root, const pare_model *model)
+static pare_status count_zeros(pare_model *model, int64_t param, int64_t *zeros)
+{
+    uint8_t mask[MASK_PIECE];
+    int64_t count = pare_tensor_count(&pare_model_param(model, param)->value);
+    for (int64_t i = 0, n; i < count; i += n) {
+        n = count - i < MASK_PIECE ? count - i : MASK_PIECE;
+        PARE_TRY(pare_model_read_mask(model, param, i, n, mask));
+        for (int64_t k = 0; k < n; k++)
+            *zeros += mask[k] == 0;
+    }
+    return PARE_OK;
+}
+
+static pare_status add_masks(pare__json *root, pare_model *model)
 {
     int64_t tensors = 0, count = 0, zeros = 0;
     for (int64_t i = 0; i < pare_model_param_count(model); i++) {
-        const pare_param *p = pare_model_param((pare_model *)(uintptr_t)model, i);
-        int64_t n = pare_tensor_count(&p->value);
+        const pare_param *p = pare_model_param(model, i);
         if (!p->mask)
             continue;
         tensors++;
-        count += n;
-        for (int64_t k = 0; k < n; k++)
-            zeros += p->mask[k] == 0;
+        count += pare_tensor_count(&p->value);
+        PARE_TRY(count_zeros(model, i, &zeros));
     }
     if (!tensors)
-        return;
+        return PARE_OK;
     pare__json *o = pare__json_set_object(root, "masks");
     pare__json_set_int(o, "tensors", tensors);
     pare__json_set_int(o, "parameters", count);
     pare__json_set_int(o, "zeros", zeros);
     pare__json_set_real(o, "sparsity", (double)zeros / (double)count);
+    return PARE_OK;
 }
 
 static void add_actual(pare__json *root, const training *t, double seconds)
@@ -347,7 +360,7 @@ static void add_actual(pare__json *root, const training *t, double seconds)
     pare__json_set_real(o, "seconds", seconds);
     pare__json_set_int(o, "steps", s->step);
     pare__json_set_real(o, "samples_per_second", s->samples_per_second);
-    pare__json_set_int(o, "peak_memory", pare_memory_peak());
+    pare__report_taken(o, &t->bench);
     pare__json_set_bool(o, "resumed", t->resumed);
     pare__json_set_int(o, "steps_done_before", t->began_at);
     pare__json_set_real(root, "loss", s->smooth_loss);
@@ -370,7 +383,7 @@ static pare_status fill(training *t, pare_report *r, bool planned, double second
     pare__report_need(root, &t->bench, &t->need, t->shape.compute);
     if (planned)
         return PARE_OK;
-    add_masks(root, t->subject.model);
+    PARE_TRY(add_masks(root, t->subject.model));
     add_actual(root, t, seconds);
     add_losses(root, t);
     PARE_TRY(pare__report_save(r, t->job->output));

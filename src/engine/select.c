@@ -33,25 +33,42 @@ static int64_t *group_bins(const selection *s, int64_t group)
 }
 
 /* Adds a worker's counts to their group's. */
-static void flush(selection *s, pare__lane *lane)
+static pare_status flush(selection *s, pare__lane *lane)
 {
     if (lane->bins_group < 0)
-        return;
+        return PARE_OK;
     int64_t n = s->low ? PARE_SELECT_LOW_BINS : PARE_SELECT_HIGH_BINS,
-            *sum = group_bins(s, lane->bins_group);
+            *sum = group_bins(s, lane->bins_group), bytes = n * (int64_t)sizeof *lane->bins;
+    PARE_TRY(pare_backend_download(lane->be, lane->bins_on_host, lane->bins, bytes));
     pthread_mutex_lock(&s->job->lock);
     for (int64_t i = 0; i < n; i++)
-        sum[i] += lane->bins[i];
+        sum[i] += lane->bins_on_host[i];
     pthread_mutex_unlock(&s->job->lock);
-    memset(lane->bins, 0, (size_t)n * sizeof *lane->bins);
+    PARE_TRY(pare_backend_clear(lane->be, lane->bins, bytes));
     lane->bins_group = -1;
+    return PARE_OK;
 }
 
 static pare_status read_stage(void *user, int worker, int64_t item)
 {
     selection *s = user;
     PARE_TRY(pare__chunk_read(s->job, &s->job->lanes[worker], s->chunks[item]));
-    PARE_TRY(pare__chunk_score(s->job, &s->job->lanes[worker], s->chunks[item]));
+    return PARE_OK;
+}
+
+static pare_status upload_stage(void *user, int worker, int64_t item)
+{
+    (void)item;
+    selection *s = user;
+    PARE_TRY(pare__chunk_upload(&s->job->lanes[worker]));
+    return PARE_OK;
+}
+
+static pare_status score_stage(void *user, int worker, int64_t item)
+{
+    (void)item;
+    selection *s = user;
+    PARE_TRY(pare__chunk_score(s->job, &s->job->lanes[worker]));
     return PARE_OK;
 }
 
@@ -67,7 +84,7 @@ static pare_status count_stage(void *user, int worker, int64_t item)
         n = ((lane->rows + p->block_rows - 1) / p->block_rows) *
             ((lane->task->out.cols + p->block_cols - 1) / p->block_cols);
     if (lane->bins_group != group)
-        flush(s, lane);
+        PARE_TRY(flush(s, lane));
     lane->bins_group = group;
     PARE_TRY(pare_select_hist(
         lane->be, &(pare_select_hist_args){
@@ -83,7 +100,13 @@ static pare_status count_stage(void *user, int worker, int64_t item)
 static int64_t bytes_of(void *user, int64_t item)
 {
     const selection *s = user;
-    return pare__chunk_bytes(s->job, s->chunks[item]);
+    return pare__chunk_bytes(s->job, s->chunks[item]).host;
+}
+
+static int64_t device_bytes_of(void *user, int64_t item)
+{
+    const selection *s = user;
+    return pare__chunk_bytes(s->job, s->chunks[item]).device;
 }
 
 /* One read of all chunks of the batch's unfinished groups into fresh histograms. */
@@ -97,15 +120,20 @@ static pare_status count(selection *s)
         if (g >= s->first && g < s->first + s->count && !s->finished[g - s->first])
             s->chunks[s->items++] = c;
     }
-    PARE_TRY(pare__job_phase(
-        job, &(pare_job){.name = s->low ? "select (low bits)" : "select (high bits)",
-                         .items = s->items,
-                         .stages = {{.name = "read", .run = read_stage},
-                                    {.name = "count", .run = count_stage}},
-                         .user = s,
-                         .bytes = bytes_of}));
+    pare_job stages = {.name = s->low ? "select (low bits)" : "select (high bits)",
+                       .items = s->items,
+                       .user = s,
+                       .bytes = bytes_of,
+                       .device_bytes = device_bytes_of};
+    int n = 0;
+    stages.stages[n++] = (pare_stage){.name = "read", .run = read_stage};
+    if (job->device.cuda)
+        stages.stages[n++] = (pare_stage){.name = "upload", .run = upload_stage};
+    stages.stages[n++] = (pare_stage){.name = "score", .run = score_stage};
+    stages.stages[n++] = (pare_stage){.name = "count", .run = count_stage};
+    PARE_TRY(pare__job_phase(job, &stages));
     for (int i = 0; i < job->threads; i++)
-        flush(s, &job->lanes[i]);
+        PARE_TRY(flush(s, &job->lanes[i]));
     return PARE_OK;
 }
 
@@ -188,20 +216,15 @@ pare_status pare__job_select(pare__job *job)
     s.room = job->group_count < BATCH ? job->group_count : BATCH;
     PARE_TRY_DONE(pare__calloc((size_t)s.room * PARE_SELECT_LOW_BINS, sizeof *s.bins, &s.bins));
     PARE_TRY_DONE(pare__calloc((size_t)job->chunk_count, sizeof *s.chunks, &s.chunks));
-    for (int i = 0; i < job->threads; i++) {
-        PARE_TRY_DONE(
-            pare__calloc(PARE_SELECT_LOW_BINS, sizeof *job->lanes[i].bins, &job->lanes[i].bins));
-        job->lanes[i].bins_group = -1;
-    }
+    for (int i = 0; i < job->threads; i++)
+        PARE_TRY_DONE(pare__lane_bins(&job->lanes[i], PARE_SELECT_LOW_BINS));
     for (s.first = 0; s.first < job->group_count; s.first += BATCH) {
         s.count = job->group_count - s.first < BATCH ? job->group_count - s.first : BATCH;
         PARE_TRY_DONE(select_batch(&s));
     }
 done:
-    for (int i = 0; i < job->threads; i++) {
-        free(job->lanes[i].bins);
-        job->lanes[i].bins = NULL;
-    }
+    for (int i = 0; i < job->threads; i++)
+        pare__lane_bins_free(&job->lanes[i]);
     free(s.chunks);
     free(s.bins);
     return status;

@@ -96,8 +96,9 @@ pare_status pare__train_fingerprint(const pare__identity *identity, char **text)
     pare_status status = PARE_OK;
     pare__text_add(&out, "pare: %s\n%sdata: %s\n", pare_version(), identity->recipe,
                    identity->data);
-    PARE_TRY_DONE(add_digest(&out, identity->be, "model", identity->sources));
-    PARE_TRY_DONE(add_digest(&out, identity->be, "config", identity->config));
+    pare_backend *host = pare_backend_host(identity->be);
+    PARE_TRY_DONE(add_digest(&out, host, "model", identity->sources));
+    PARE_TRY_DONE(add_digest(&out, host, "config", identity->config));
     pare__text_add(&out, "threads: %d\nbackend: %s, %s\n", identity->threads,
                    pare_backend_name(identity->be), pare_cpu_dnnl());
     PARE_TRY_DONE(pare__text_take(&out, text));

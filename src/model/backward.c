@@ -20,7 +20,7 @@ pare_status pare_model_backward(pare_model *model)
     if (m->output_grad_f32.data)
         PARE_TRY(pare__copy(m, m->output_grad_f32, m->values[m->output].grad, false));
     if (m->poison)
-        pare__poison_after(m, pare__time_loss(m));
+        PARE_TRY(pare__poison_after(m, pare__time_loss(m)));
     for (int i = (int)m->node_count - 1; i >= 0; i--) {
         pare__node *n = &m->nodes[i];
         if (!n->active)
@@ -30,7 +30,7 @@ pare_status pare_model_backward(pare_model *model)
         PARE_TRY(n->kind->backward(m, n));
         PARE_TRY(add_after(m, n));
         if (m->poison)
-            pare__poison_after(m, pare__time_backward(m, i));
+            PARE_TRY(pare__poison_after(m, pare__time_backward(m, i)));
     }
     return PARE_OK;
 }

@@ -22,10 +22,11 @@ static pare_status check_batch(const pare_model *m, const pare_batch *batch)
     return PARE_OK;
 }
 
-/* The input's value is the batch's own memory, or its images rounded to BF16. Nothing writes to
- * it. */
-static pare_status bind_input(pare_model *m, const pare_batch *batch)
+/* The input's value is the batch's own memory (a device's copy of it), or its images rounded to
+ * BF16. Nothing writes to it. */
+static pare_status bind_input(pare_model *m)
 {
+    const pare_batch *batch = &m->batch;
     pare_tensor *input = &m->values[m->input].tensor;
     m->keys = (pare_tensor){0};
     if (m->facts.tokens) {
@@ -56,8 +57,9 @@ static pare_status begin(pare_model *m, const pare_batch *batch, bool training,
     if (batch->size != m->batch_size || length != m->batch_length)
         PARE_TRY(pare__shapes(m, batch->size, length));
     if (m->poison)
-        pare__poison_after(m, -1);
-    PARE_TRY(bind_input(m, batch));
+        PARE_TRY(pare__poison_after(m, -1));
+    PARE_TRY(pare__inputs_take(m, batch));
+    PARE_TRY(bind_input(m));
     m->training = training;
     m->drops = training && seed;
     m->seed = seed ? *seed : (pare_step_seed){0};
@@ -90,7 +92,7 @@ pare_status pare_model_forward(pare_model *model, const pare_batch *batch, bool 
         if (m->hook)
             PARE_TRY(pare__hook_call(m, i, false));
         if (m->poison)
-            pare__poison_after(m, pare__time_forward(i));
+            PARE_TRY(pare__poison_after(m, pare__time_forward(i)));
     }
     if (m->output_f32.data)
         PARE_TRY(pare__copy(m, m->values[m->output].tensor, m->output_f32, false));

@@ -119,10 +119,18 @@ void pare__model_poison(pare_model *m, bool on)
     m->poison = on;
 }
 
-/* time −1: all of the arena. */
-void pare__poison_after(pare_model *m, int time)
+/* time −1: all of the arena. All bits set are a NaN in every dtype. */
+pare_status pare__poison_after(pare_model *m, int time)
 {
-    for (size_t i = 0; i < m->buffer_count; i++)
-        if (time < 0 || m->buffers[i].death == time)
-            memset(m->activations + m->buffers[i].offset, 0xff, (size_t)m->buffers[i].bytes);
+    const uint32_t bits = UINT32_MAX;
+    pare_fill_args args = {0};
+    memcpy(&args.value, &bits, sizeof bits);
+    for (size_t i = 0; i < m->buffer_count; i++) {
+        const pare__buffer *b = &m->buffers[i];
+        if (time >= 0 && b->death != time)
+            continue;
+        args.y = pare_vector(m->activations + b->offset, PARE_F32, b->bytes / 4);
+        PARE_TRY(pare_fill(m->be, &args));
+    }
+    return PARE_OK;
 }

@@ -7,7 +7,8 @@
 
 static void free_activations(pare_model *m)
 {
-    pare__pages_free(m->activations, (size_t)m->activation_bytes);
+    pare__inputs_free(m);
+    pare_backend_release(m->be, m->activations, m->activation_bytes);
     m->activations = NULL;
     m->prepared = m->may_backward = false;
 }
@@ -18,10 +19,10 @@ void pare_model_free(pare_model **model)
         return;
     pare_model *m = *model;
     free_activations(m);
-    pare__pages_free(m->values_arena, (size_t)m->values_bytes);
-    pare__pages_free(m->grads_arena, (size_t)m->grads_bytes);
-    pare__pages_free(m->masks_arena, (size_t)m->masks_bytes);
-    pare__rotary_free(&m->rotary);
+    pare_backend_release(m->be, m->values_arena, m->values_bytes);
+    pare_backend_release(m->be, m->grads_arena, m->grads_bytes);
+    pare_backend_release(m->be, m->masks_arena, m->masks_bytes);
+    pare__rotary_free(&m->rotary, m->be);
     for (size_t i = 0; i < m->param_count; i++)
         free((char *)(uintptr_t)m->params[i].name);
     for (size_t i = 0; i < m->node_count; i++)
@@ -132,11 +133,26 @@ static int64_t scratch_of(const pare_model *m, const pare__node *n)
     return copies * w * (conv ? 4 : 2);
 }
 
-static int64_t largest_scratch(const pare_model *m)
+/* The same on a device: of a product in BF16 its weight, rounded; of a convolution both images with
+ * zeros around them, its weight laid out anew and the sum of its gradient. What its library works
+ * in comes on top. */
+static int64_t device_scratch_of(const pare_model *m, const pare__node *n)
+{
+    bool conv = n->kind == &pare__node_conv, half = m->shape.compute == PARE_BF16;
+    if (!conv && n->kind != &pare__node_linear)
+        return 0;
+    pare_tensor x = pare__in(m, n, 0), y = pare__out(m, n);
+    int64_t w = pare_tensor_count(&pare__param(m, n, 0)->value);
+    int64_t images = pare_tensor_count(&x) + pare_tensor_count(&y);
+    return conv ? images * (half ? 2 : 4) + 2 * w * 4 : half * w * 2;
+}
+
+static int64_t largest_scratch(const pare_model *m,
+                               int64_t (*scratch)(const pare_model *m, const pare__node *n))
 {
     int64_t most = 0;
     for (size_t i = 0; i < m->node_count; i++) {
-        int64_t bytes = scratch_of(m, &m->nodes[i]);
+        int64_t bytes = scratch(m, &m->nodes[i]);
         most = bytes > most ? bytes : most;
     }
     return most + SCRATCH_FLOOR;
@@ -151,12 +167,25 @@ pare_status pare_model_predict(pare_model *model, const pare_model_shape *shape,
     PARE_TRY(make_draft(model, shape, &draft));
     *memory = (pare_model_memory){.activations = draft.activation_bytes +
                                                  pare__rotary_bytes(model, shape->length),
-                                  .scratch = largest_scratch(&draft),
+                                  .scratch = largest_scratch(&draft, scratch_of),
+                                  .device_scratch = largest_scratch(&draft, device_scratch_of),
+                                  .inputs = pare__inputs_bytes(model, shape),
                                   .flops = flops_of(&draft)};
     pare_status status = pare__params_plan(&draft, shape->training, NULL, &memory->params,
                                            &memory->grads, &memory->masks);
     free_draft(&draft);
     PARE_TRY(status);
+    return PARE_OK;
+}
+
+/* What a model has of one backend's memory another may not see. */
+static pare_status check_backend(const pare_model *m, pare_backend *be)
+{
+    bool same = !m->be || m->be == be || (pare_backend_is_host(m->be) && pare_backend_is_host(be));
+    PARE_REQUIRE(same, PARE_ERR_ARGUMENT,
+                 "the model's values lie in the memory of %s: %s cannot "
+                 "run it; load it anew there",
+                 pare_backend_name(m->be), pare_backend_name(be));
     return PARE_OK;
 }
 
@@ -188,11 +217,13 @@ pare_status pare_model_prepare(pare_model *model, pare_backend *be, const pare_m
     pare_model draft;
     PARE_REQUIRE(be, PARE_ERR_ARGUMENT, "prepare needs a backend");
     PARE_TRY(check_shape(model, shape));
+    PARE_TRY(check_backend(model, be));
     PARE_TRY(make_draft(model, shape, &draft));
     adopt(model, &draft);
     model->be = be;
     PARE_TRY(pare__params_prepare(model, shape->training));
-    PARE_TRY(pare__pages((size_t)model->activation_bytes, &model->activations));
+    PARE_TRY(pare_backend_alloc(be, model->activation_bytes, &model->activations));
+    PARE_TRY(pare__inputs_prepare(model));
     PARE_TRY(pare__rotary_prepare(model, shape->length));
     pare__plan_bind(model);
     model->prepared = true;

@@ -20,16 +20,20 @@ static pare__rng numbers_of(uint64_t seed, const char *name)
     return pare__rng_make(seed, hash, 0);
 }
 
-static void fill_normal(float *x, int64_t n, double deviation, pare__rng rng)
-{
-    for (int64_t i = 0; i < n; i++)
-        x[i] = (float)(deviation * pare__rng_normal(&rng));
-}
+/* What a tensor's values are: the same one, drawn around 0, or drawn evenly from ±size. */
+typedef struct law {
+    enum { SAME, NORMAL, UNIFORM } kind;
+    double size; /* the value, the deviation, the bound */
+    pare__rng rng;
+} law;
 
-static void fill_uniform(float *x, int64_t n, double bound, pare__rng rng)
+/* The next n values. */
+static void draw(law *l, float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        x[i] = (float)((2 * pare__rng_double(&rng) - 1) * bound);
+        x[i] = l->kind == SAME     ? (float)l->size
+               : l->kind == NORMAL ? (float)(l->size * pare__rng_normal(&l->rng))
+                                   : (float)((2 * pare__rng_double(&l->rng) - 1) * l->size);
 }
 
 static bool ends(const char *name, const char *end)
@@ -39,45 +43,65 @@ static bool ends(const char *name, const char *end)
 }
 
 /* What a vector starts as: scales and running variances at 1, all else at 0. */
-static float start_of(const pare_param *param)
+static double start_of(const pare_param *param)
 {
     return (param->role == PARE_ROLE_NORM && ends(param->name, "weight")) ||
-                   ends(param->name, "running_var")
-               ? 1.0f
-               : 0.0f;
+           ends(param->name, "running_var");
 }
 
-static void fill(const pare_model *model, pare_param *param, uint64_t seed)
+static law law_of(const pare_model *model, const pare_param *param, uint64_t seed)
 {
     const int64_t *shape = param->value.shape;
-    float *x = param->value.data;
-    int64_t n = pare_tensor_count(&param->value);
-    pare__rng rng = numbers_of(seed, param->name);
+    law l = {.rng = numbers_of(seed, param->name)};
     bool transformer = model->facts.tokens || strcmp(model->facts.family, "vit") == 0;
     bool product = param->role == PARE_ROLE_LINEAR || param->role == PARE_ROLE_HEAD;
     if (param->value.rank < 2) {
-        for (int64_t i = 0; i < n; i++)
-            x[i] = start_of(param);
+        l.kind = SAME;
+        l.size = start_of(param);
     } else if (transformer || !(product || param->role == PARE_ROLE_CONV)) {
-        fill_normal(x, n, 0.02, rng);
+        l.kind = NORMAL;
+        l.size = 0.02;
     } else if (product) {
-        fill_uniform(x, n, 1 / sqrt((double)shape[1]), rng);
+        l.kind = UNIFORM;
+        l.size = 1 / sqrt((double)shape[1]);
     } else {
-        fill_normal(x, n, sqrt(2 / ((double)shape[0] * (double)(shape[2] * shape[3]))), rng);
+        l.kind = NORMAL;
+        l.size = sqrt(2 / ((double)shape[0] * (double)(shape[2] * shape[3])));
     }
+    return l;
+}
+
+static pare_status fill(const pare_model *model, pare_param *param, uint64_t seed,
+                        const pare__stage *stage)
+{
+    law l = law_of(model, param, seed);
+    int64_t count = pare_tensor_count(&param->value), step = PARE__STAGE / (int64_t)sizeof(float);
+    for (int64_t i = 0, n; i < count; i += n) {
+        n = count - i < step ? count - i : step;
+        float *piece = (float *)param->value.data + i, *x = pare__stage_at(stage, piece);
+        draw(&l, x, n);
+        PARE_TRY(pare_backend_upload(model->be, piece, x, n * (int64_t)sizeof *x));
+    }
+    return PARE_OK;
 }
 
 pare_status pare_model_init(pare_model *model, uint64_t seed)
 {
+    pare_status status = PARE_OK;
+    pare__stage stage;
     PARE_REQUIRE(model && model->prepared, PARE_ERR_ARGUMENT,
                  "a model must be prepared before it gets values");
+    for (size_t i = 0; i < model->param_count; i++)
+        PARE_REQUIRE(model->params[i].value.dtype == PARE_F32, PARE_ERR_ARGUMENT,
+                     "%s: fresh values are f32", model->params[i].name);
+    PARE_TRY(pare__stage_open(model->be, &stage));
     for (size_t i = 0; i < model->param_count; i++) {
         pare_param *param = &model->params[i];
-        PARE_REQUIRE(param->value.dtype == PARE_F32, PARE_ERR_ARGUMENT, "%s: fresh values are f32",
-                     param->name);
-        fill(model, param, seed);
+        PARE_TRY_DONE(fill(model, param, seed, &stage));
         param->mask = NULL;
         param->act = PARE_ACT_NONE;
     }
-    return PARE_OK;
+done:
+    pare__stage_close(&stage);
+    return status;
 }

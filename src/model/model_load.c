@@ -2,7 +2,9 @@
  *
  * First everything is compared: names, shapes, types; all that does not fit is one error. Then each
  * tensor is read in pieces of some megabytes, decoded, made f32, turned where the checkpoint holds
- * it transposed, and looked at: NaN and Inf are refused, exact zeros become a mask.
+ * it transposed, and looked at: NaN and Inf are refused, exact zeros become a mask. All of that is
+ * the host's work, in the parameter's own memory where the host can see it; else a piece (of a
+ * turned tensor: the whole) is made beside it and uploaded.
  */
 #include "node.h"
 
@@ -99,9 +101,11 @@ static pare_status check(const pare_model *model, const pare_store *store, const
 
 /* Memory for the pieces of one tensor after the other. */
 typedef struct pieces {
+    pare_backend *be; /* of the host */
     char *raw, *scratch;
-    float *f32;
-    size_t raw_size, scratch_size, f32_size;
+    float *f32;   /* rows of the checkpoint that have no place of their own */
+    float *whole; /* a turned tensor that the host cannot see */
+    size_t raw_size, scratch_size, f32_size, whole_size;
 } pieces;
 
 /* Turns rows of the checkpoint, [count, out], into columns [out, in] of the value from column
@@ -117,8 +121,8 @@ static void turn(const float *rows, int64_t count, int64_t first, float *value, 
 }
 
 /* Rows [first, first + count) of an entry, decoded, to y (f32). */
-static pare_status read_f32(pare_model *model, pare_store *store, int64_t index, int64_t first,
-                            int64_t count, pieces *p, float *y)
+static pare_status read_f32(pare_store *store, int64_t index, int64_t first, int64_t count,
+                            pieces *p, float *y)
 {
     const pare_entry *entry = pare_store_entry(store, index);
     int64_t n = count * entry->cols, scratch = pare_store_scratch(store, index, count);
@@ -128,12 +132,12 @@ static pare_status read_f32(pare_model *model, pare_store *store, int64_t index,
     if (!direct)
         PARE_TRY(
             pare__grow(&p->raw, &p->raw_size, (size_t)(n * pare_dtype_bits(entry->dtype) / 8), 1));
-    PARE_TRY(pare_store_read_values(store, model->be, index, first, count,
-                                    direct ? (void *)y : p->raw, aligned));
+    PARE_TRY(pare_store_read_values(store, p->be, index, first, count, direct ? (void *)y : p->raw,
+                                    aligned));
     if (direct)
         return PARE_OK;
-    return pare_cast(model->be, &(pare_cast_args){.x = pare_vector(p->raw, entry->dtype, n),
-                                                  .y = pare_vector(y, PARE_F32, n)});
+    return pare_cast(p->be, &(pare_cast_args){.x = pare_vector(p->raw, entry->dtype, n),
+                                              .y = pare_vector(y, PARE_F32, n)});
 }
 
 /* One piece of a parameter; adds its exact zeros. */
@@ -142,15 +146,16 @@ static pare_status read_piece(pare_model *model, pare_param *param, pare_store *
                               int64_t *zeros)
 {
     const pare_entry *entry = pare_store_entry(store, index);
-    float *value = param->value.data, *rows = value + first * entry->cols;
+    bool host = pare_backend_is_host(model->be);
+    float *place = (float *)param->value.data + first * entry->cols, *rows = place;
     int64_t n = count * entry->cols;
     pare_stats_result found;
-    if (param->transposed) {
+    if (param->transposed || !host) {
         PARE_TRY(pare__grow(&p->f32, &p->f32_size, (size_t)n, sizeof *p->f32));
         rows = p->f32;
     }
-    PARE_TRY(read_f32(model, store, index, first, count, p, rows));
-    PARE_TRY(pare_stats(model->be,
+    PARE_TRY(read_f32(store, index, first, count, p, rows));
+    PARE_TRY(pare_stats(p->be,
                         &(pare_stats_args){.x = pare_vector(rows, PARE_F32, n), .result = &found}));
     PARE_REQUIRE(found.first_bad < 0, PARE_ERR_DAMAGED, "%s: %s holds %s in row %lld, column %lld",
                  pare_store_path(store), entry->name,
@@ -159,7 +164,36 @@ static pare_status read_piece(pare_model *model, pare_param *param, pare_store *
                  (long long)(found.first_bad % entry->cols));
     *zeros += found.zeros;
     if (param->transposed)
-        turn(rows, count, first, value, entry->cols, entry->rows);
+        turn(rows, count, first, host ? param->value.data : p->whole, entry->cols, entry->rows);
+    else
+        PARE_TRY(pare_backend_upload(model->be, place, rows, n * (int64_t)sizeof *rows));
+    return PARE_OK;
+}
+
+/* Rows of a piece: whole blocks of the scheme, and about PIECE bytes of f32. */
+static int64_t piece_rows(const pare_entry *entry)
+{
+    int64_t align = pare_entry_align(entry), cols = entry->cols > 0 ? entry->cols : 1;
+    int64_t rows = PIECE / (int64_t)sizeof(float) / cols / align * align;
+    return rows > 0 ? rows : align;
+}
+
+static pare_status read_values(pare_model *model, pare_param *param, pare_store *store,
+                               int64_t index, pieces *p, int64_t *zeros)
+{
+    const pare_entry *entry = pare_store_entry(store, index);
+    int64_t step = piece_rows(entry), count = entry->rows * entry->cols;
+    bool aside = param->transposed && !pare_backend_is_host(model->be);
+    *zeros = 0;
+    if (aside)
+        PARE_TRY(pare__grow(&p->whole, &p->whole_size, (size_t)count, sizeof *p->whole));
+    for (int64_t first = 0; first < entry->rows && entry->cols > 0; first += step) {
+        int64_t rows = entry->rows - first < step ? entry->rows - first : step;
+        PARE_TRY(read_piece(model, param, store, index, first, rows, p, zeros));
+    }
+    if (aside)
+        PARE_TRY(pare_backend_upload(model->be, param->value.data, p->whole,
+                                     count * (int64_t)sizeof *p->whole));
     return PARE_OK;
 }
 
@@ -182,14 +216,6 @@ static pare_status read_activation(pare_param *param, const pare_entry *entry,
     return PARE_OK;
 }
 
-/* Rows of a piece: whole blocks of the scheme, and about PIECE bytes of f32. */
-static int64_t piece_rows(const pare_entry *entry)
-{
-    int64_t align = pare_entry_align(entry), cols = entry->cols > 0 ? entry->cols : 1;
-    int64_t rows = PIECE / (int64_t)sizeof(float) / cols / align * align;
-    return rows > 0 ? rows : align;
-}
-
 /* Whether exact zeros of an entry are pruned weights. Rounding to few bits makes zeros too: of a
  * quantised entry they count only if the checkpoint says that it was pruned. */
 static bool zeros_are_pruned(const pare_store *store, const pare_entry *entry)
@@ -198,26 +224,44 @@ static bool zeros_are_pruned(const pare_store *store, const pare_entry *entry)
     return entry->form != PARE_FORM_QUANT || (provenance && strstr(provenance, "prune:"));
 }
 
+/* The mask of what is not 0 now. */
+static pare_status mask_zeros(pare_model *model, int64_t index)
+{
+    pare_status status = PARE_OK;
+    pare__stage values = {0}, marks = {0};
+    PARE_TRY_DONE(pare__stage_open(model->be, &values));
+    PARE_TRY_DONE(pare__stage_open(model->be, &marks));
+    PARE_TRY_DONE(pare__param_mask(model, index));
+    const pare_param *param = &model->params[index];
+    int64_t count = pare_tensor_count(&param->value), step = PARE__STAGE / (int64_t)sizeof(float);
+    for (int64_t i = 0, n; i < count; i += n) {
+        n = count - i < step ? count - i : step;
+        float *value = (float *)param->value.data + i, *seen = pare__stage_at(&values, value);
+        uint8_t *mask = pare__stage_at(&marks, param->mask + i);
+        PARE_TRY_DONE(pare_backend_download(model->be, seen, value, n * (int64_t)sizeof *value));
+        for (int64_t e = 0; e < n; e++)
+            mask[e] = seen[e] != 0;
+        PARE_TRY_DONE(pare_backend_upload(model->be, param->mask + i, mask, n));
+    }
+done:
+    pare__stage_close(&marks);
+    pare__stage_close(&values);
+    return status;
+}
+
 static pare_status read_param(pare_model *model, int64_t i, pare_store *store, int64_t index,
                               bool masks, pieces *p)
 {
     pare_param *param = &model->params[i];
     const pare_entry *entry = pare_store_entry(store, index);
-    int64_t zeros = 0, step = piece_rows(entry), count = entry->rows * entry->cols;
+    int64_t zeros, count = entry->rows * entry->cols;
     PARE_TRY(read_activation(param, entry, store));
-    for (int64_t first = 0; first < entry->rows && entry->cols > 0; first += step) {
-        int64_t rows = entry->rows - first < step ? entry->rows - first : step;
-        PARE_TRY(read_piece(model, param, store, index, first, rows, p, &zeros));
-    }
+    PARE_TRY(read_values(model, param, store, index, p, &zeros));
     bool weight = param->role == PARE_ROLE_LINEAR || param->role == PARE_ROLE_CONV;
     param->mask = NULL;
-    if (!masks || !weight || !zeros_are_pruned(store, entry) || zeros == 0 ||
-        zeros < (count + 99) / 100)
-        return PARE_OK;
-    PARE_TRY(pare__param_mask(model, i));
-    const float *value = param->value.data;
-    for (int64_t e = 0; e < count; e++)
-        param->mask[e] = value[e] != 0;
+    if (masks && weight && zeros_are_pruned(store, entry) && zeros > 0 &&
+        zeros >= (count + 99) / 100)
+        PARE_TRY(mask_zeros(model, i));
     return PARE_OK;
 }
 
@@ -226,9 +270,9 @@ pare_status pare_model_load(pare_model *model, pare_store *store, bool masks)
     pare_status status = PARE_OK;
     int64_t *entry_of = NULL;
     bool *used = NULL;
-    pieces p = {0};
     PARE_REQUIRE(model && store && model->prepared, PARE_ERR_ARGUMENT,
                  "a model must be prepared before it loads values");
+    pieces p = {.be = pare_backend_host(model->be)};
     PARE_TRY_DONE(pare__calloc(model->param_count, sizeof *entry_of, &entry_of));
     PARE_TRY_DONE(pare__calloc((size_t)pare_store_count(store), sizeof *used, &used));
     for (size_t i = 0; i < model->param_count; i++) {
@@ -246,6 +290,7 @@ done:
     free(p.raw);
     free(p.scratch);
     free(p.f32);
+    free(p.whole);
     free(used);
     free(entry_of);
     return status;

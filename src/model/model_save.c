@@ -17,6 +17,42 @@ static float element(const pare_param *param, int64_t e)
     return ((const float *)param->value.data)[e];
 }
 
+/* The same rows of a value that the host cannot see: laid out as they go out, in F32, then
+ * downloaded. */
+static pare_status fetch_rows(const pare_model *model, const pare_param *p, int64_t rows,
+                              int64_t cols, int64_t first, int64_t count, float *values)
+{
+    pare_status status = PARE_OK;
+    float *turned = NULL;
+    int64_t n = count * cols, bytes = 2 * n * (int64_t)sizeof *values;
+    int bits = pare_dtype_bits(p->value.dtype);
+    PARE_TRY(pare_backend_alloc(model->be, bytes, &turned));
+    float *out = turned + n;
+    if (p->transposed) {
+        PARE_TRY_DONE(pare_copy_cols(
+            model->be,
+            &(pare_copy_cols_args){.x = pare_matrix(p->value.data, p->value.dtype, cols, rows),
+                                   .y = pare_matrix(turned, PARE_F32, cols, count),
+                                   .x_first = first,
+                                   .cols = count}));
+        PARE_TRY_DONE(pare_transpose(
+            model->be,
+            &(pare_transpose_args){
+                .x = {.data = turned, .dtype = PARE_F32, .rank = 3, .shape = {1, cols, count}},
+                .y = {.data = out, .dtype = PARE_F32, .rank = 3, .shape = {1, count, cols}}}));
+    } else {
+        PARE_TRY_DONE(pare_cast(
+            model->be,
+            &(pare_cast_args){.x = pare_vector((char *)p->value.data + first * cols * bits / 8,
+                                               p->value.dtype, n),
+                              .y = pare_vector(out, PARE_F32, n)}));
+    }
+    PARE_TRY_DONE(pare_backend_download(model->be, values, out, n * (int64_t)sizeof *values));
+done:
+    pare_backend_release(model->be, turned, bytes);
+    return status;
+}
+
 pare_status pare_model_read_rows(const pare_model *model, int64_t param, int64_t first,
                                  int64_t count, float *values)
 {
@@ -32,16 +68,34 @@ pare_status pare_model_read_rows(const pare_model *model, int64_t param, int64_t
                  (long long)rows, (long long)count, (long long)first);
     PARE_REQUIRE(p->value.data || count * cols == 0, PARE_ERR_ARGUMENT,
                  "%s has no values yet: prepare the model first", p->name);
-    if (!p->transposed && p->value.dtype == PARE_F32) {
-        if (count * cols > 0)
-            memcpy(values, (const float *)p->value.data + first * cols,
-                   (size_t)(count * cols) * sizeof *values);
+    if (count * cols == 0)
         return PARE_OK;
-    }
+    if (!p->transposed && p->value.dtype == PARE_F32)
+        return pare_backend_download(model->be, values, (const float *)p->value.data + first * cols,
+                                     count * cols * (int64_t)sizeof *values);
+    if (!pare_backend_is_host(model->be))
+        return fetch_rows(model, p, rows, cols, first, count, values);
     for (int64_t r = 0; r < count; r++)
         for (int64_t c = 0; c < cols; c++)
             values[r * cols + c] =
                 element(p, p->transposed ? c * rows + first + r : (first + r) * cols + c);
+    return PARE_OK;
+}
+
+pare_status pare_model_read_mask(const pare_model *model, int64_t param, int64_t first,
+                                 int64_t count, uint8_t *mask)
+{
+    PARE_REQUIRE(model && param >= 0 && (size_t)param < model->param_count, PARE_ERR_ARGUMENT,
+                 "the model has no parameter %lld", (long long)param);
+    const pare_param *p = &model->params[param];
+    int64_t whole = pare_tensor_count(&p->value);
+    PARE_REQUIRE(first >= 0 && count >= 0 && first <= whole && count <= whole - first,
+                 PARE_ERR_ARGUMENT, "%s has %lld elements, not %lld from %lld on", p->name,
+                 (long long)whole, (long long)count, (long long)first);
+    if (p->mask)
+        PARE_TRY(pare_backend_download(model->be, mask, p->mask + first, count));
+    else if (count > 0)
+        memset(mask, 1, (size_t)count);
     return PARE_OK;
 }
 

@@ -2,7 +2,9 @@
  *
  * The way of the data: an architecture's file adds nodes with the functions of build.h; shapes.c
  * infers shapes, arena_plan.c and place.c give every value, gradient and saved buffer a place in
- * one arena by its life; forward.c and backward.c walk the array. A node kind is one file
+ * one arena by its life; inputs.c brings a batch to the backend; forward.c and backward.c walk the
+ * array. Every tensor's data is in the backend's memory: only ops touch it, and the host through
+ * copies. A node kind is one file
  * node_<kind>.c with one const struct; a new kind is that file, a line here and one in build.h.
  */
 #ifndef PARE_MODEL_NODE_H
@@ -134,14 +136,16 @@ struct pare_model {
     pare_model_shape shape; /* prepared */
     bool prepared;
     int64_t batch_size, batch_length; /* that values' shapes are of now */
-    const pare_batch *batch;          /* while a step runs */
-    pare_tensor keys;                 /* its padding mask [B, T] U8, data NULL: none */
-    bool training;                    /* this forward */
-    bool may_backward;                /* a training forward has run */
-    pare_step_seed seed;              /* of this forward; dropout only if drops */
+    pare_batch batch;    /* of the last forward, its pointers to the backend's memory */
+    pare_tensor keys;    /* its padding mask [B, T] U8, data NULL: none */
+    bool training;       /* this forward */
+    bool may_backward;   /* a training forward has run */
+    pare_step_seed seed; /* of this forward; dropout only if drops */
     bool drops;
     char *values_arena, *grads_arena, *masks_arena, *activations;
     int64_t values_bytes, grads_bytes, masks_bytes, activation_bytes;
+    char *inputs, *inputs_host; /* a batch, where the backend's memory is not the host's */
+    int64_t inputs_bytes;
     pare__buffer *buffers; /* of the activation arena */
     size_t buffer_count, buffer_capacity;
     /* F32 twins of an output that is BF16 (not of TOKENS), with their buffers; data NULL: none */
@@ -193,6 +197,29 @@ uint64_t pare__node_stream(const pare_model *m, const pare__node *n);
  * and it is not added. */
 pare_status pare__copy(const pare_model *m, pare_tensor x, pare_tensor y, bool add);
 
+/* ---- the host's side of the backend's memory: stage.c, inputs.c -------------------------------
+ */
+
+/* Through which the host sees pieces of an array of the backend: it makes or reads what
+ * pare__stage_at gives for a piece, and uploads or downloads it. On the CPU that is the piece
+ * itself, and the copies are none. */
+#define PARE__STAGE ((int64_t)4 << 20) /* bytes of a piece at most */
+typedef struct pare__stage {
+    pare_backend *be;
+    char *memory; /* NULL: the backend's memory is the host's */
+} pare__stage;
+
+pare_status pare__stage_open(pare_backend *be, pare__stage *stage);
+void pare__stage_close(pare__stage *stage);
+void *pare__stage_at(const pare__stage *stage, void *piece);
+
+/* Bytes that a batch of a shape takes at most on a device, and as many on the host; the memory; and
+ * m->batch for a batch that fits. */
+int64_t pare__inputs_bytes(const pare_model *m, const pare_model_shape *shape);
+pare_status pare__inputs_prepare(pare_model *m);
+void pare__inputs_free(pare_model *m);
+pare_status pare__inputs_take(pare_model *m, const pare_batch *batch);
+
 /* ---- parameters: params.c -------------------------------------------------------------------- */
 
 /* The index of a parameter by its whole name, or −1. */
@@ -242,7 +269,7 @@ static inline int pare__time_end(const pare_model *m)
 
 /* For tests: fills what is dead after each time with NaN from now on, the whole arena at once. */
 void pare__model_poison(pare_model *m, bool on);
-void pare__poison_after(pare_model *m, int time);
+pare_status pare__poison_after(pare_model *m, int time);
 
 extern const pare__node_kind pare__node_linear, pare__node_conv, pare__node_batch_norm,
     pare__node_layer_norm, pare__node_rms_norm, pare__node_embedding, pare__node_position,

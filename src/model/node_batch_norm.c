@@ -5,8 +5,6 @@
  * eps), shift = beta + (bias − mean)·scale. */
 #include "node.h"
 
-#include <math.h>
-
 enum { GAMMA, BETA, MEAN, VAR };
 enum { SAVED_MEAN, SAVED_SCALE };
 
@@ -95,21 +93,22 @@ pare_status pare__conv_batch_norm(pare_model *m, pare__node *n)
 {
     const pare__node *conv = &m->nodes[n->fused];
     int64_t C = conv->a.width;
-    float *scale = n->temp[0], *shift = scale + C;
-    const float *gamma = pare__param(m, n, GAMMA)->value.data;
-    const float *beta = pare__param(m, n, BETA)->value.data;
-    const float *mean = pare__param(m, n, MEAN)->value.data;
-    const float *var = pare__param(m, n, VAR)->value.data;
-    const float *bias = pare__param_vector(m, conv, 1).data;
-    for (int64_t c = 0; c < C; c++) {
-        scale[c] = gamma[c] / sqrtf(var[c] + n->a.eps);
-        shift[c] = beta[c] + ((bias ? bias[c] : 0.0f) - mean[c]) * scale[c];
-    }
+    float *room = n->temp[0];
+    pare_tensor scale = channels(room, C), shift = channels(room + C, C);
+    PARE_TRY(pare_batch_norm_fold(
+        m->be, &(pare_batch_norm_fold_args){.gamma = pare__param_vector(m, n, GAMMA),
+                                            .beta = pare__param_vector(m, n, BETA),
+                                            .running_mean = pare__param_vector(m, n, MEAN),
+                                            .running_var = pare__param_vector(m, n, VAR),
+                                            .bias = pare__param_vector(m, conv, 1),
+                                            .scale = scale,
+                                            .shift = shift,
+                                            .eps = n->a.eps}));
     PARE_TRY(pare_conv(m->be, &(pare_conv_args){.x = pare__in(m, conv, 0),
                                                 .w = pare__param(m, conv, 0)->value,
                                                 .y = pare__out(m, n),
-                                                .scale = channels(scale, C),
-                                                .shift = channels(shift, C),
+                                                .scale = scale,
+                                                .shift = shift,
                                                 .z = residual(m, n),
                                                 .relu = n->a.relu,
                                                 .window = conv->a.window,

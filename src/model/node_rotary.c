@@ -20,7 +20,7 @@ static pare_status turn(pare_model *m, const pare__node *n, pare_tensor x, pare_
                              .T = x.shape[1],
                              .heads = n->a.heads,
                              .inverse = inverse};
-    pare__rotary_tables(m, x.shape[1], &args.cos, &args.sin);
+    PARE_TRY(pare__rotary_tables(m, x.shape[1], &args.cos, &args.sin));
     PARE_TRY(pare_rotary(m->be, &args));
     return PARE_OK;
 }

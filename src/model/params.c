@@ -61,15 +61,15 @@ pare_status pare__params_prepare(pare_model *m, bool training)
     int64_t values, grads, masks;
     PARE_TRY(pare__params_plan(m, training, m->extra, &values, &grads, &masks));
     if (!m->values_arena) {
-        PARE_TRY(pare__pages((size_t)values, &m->values_arena));
+        PARE_TRY(pare_backend_alloc(m->be, values, &m->values_arena));
         m->values_bytes = values;
     }
-    pare__pages_free(m->grads_arena, (size_t)m->grads_bytes);
+    pare_backend_release(m->be, m->grads_arena, m->grads_bytes);
     m->grads_arena = NULL;
     m->grads_bytes = 0;
     for (size_t i = 0; i < m->param_count; i++)
         m->params[i].grad.data = NULL;
-    PARE_TRY(pare__pages((size_t)grads, &m->grads_arena));
+    PARE_TRY(pare_backend_alloc(m->be, grads, &m->grads_arena));
     m->grads_bytes = grads;
     for (size_t i = 0; i < m->param_count; i++) {
         pare_param *p = &m->params[i];
@@ -79,6 +79,23 @@ pare_status pare__params_prepare(pare_model *m, bool training)
             training && pare__learns(p) ? m->grads_arena + m->extra[i].grad_offset : NULL;
     }
     return PARE_OK;
+}
+
+/* Every byte of a mask becomes 1. */
+static pare_status keep_all(const pare_model *m, uint8_t *mask, int64_t count)
+{
+    pare_status status = PARE_OK;
+    pare__stage stage;
+    PARE_TRY(pare__stage_open(m->be, &stage));
+    for (int64_t i = 0, n; i < count; i += n) {
+        n = count - i < PARE__STAGE ? count - i : PARE__STAGE;
+        void *piece = pare__stage_at(&stage, mask + i);
+        memset(piece, 1, (size_t)n);
+        PARE_TRY_DONE(pare_backend_upload(m->be, mask + i, piece, n));
+    }
+done:
+    pare__stage_close(&stage);
+    return status;
 }
 
 /* The arena has room for all masks; pages of those that are never asked for are never touched. */
@@ -94,13 +111,11 @@ pare_status pare__param_mask(pare_model *m, int64_t index)
     if (!m->masks_arena) {
         int64_t values, grads, masks;
         PARE_TRY(pare__params_plan(m, m->shape.training, m->extra, &values, &grads, &masks));
-        PARE_TRY(pare__pages((size_t)masks, &m->masks_arena));
+        PARE_TRY(pare_backend_alloc(m->be, masks, &m->masks_arena));
         m->masks_bytes = masks;
     }
     p->mask = (uint8_t *)m->masks_arena + m->extra[index].mask_offset;
-    int64_t count = pare_tensor_count(&p->value);
-    if (count > 0)
-        memset(p->mask, 1, (size_t)count);
+    PARE_TRY(keep_all(m, p->mask, pare_tensor_count(&p->value)));
     return PARE_OK;
 }
 

@@ -13,12 +13,14 @@ pare_status pare__rotary_prepare(pare_model *model, int64_t length);
 
 /* The tables [≥ T, D'/2] F32 for rows of T tokens, T at most the prepared length. Frequencies may
  * depend on T (dynamic, longrope): then they are made anew when T changes; nothing is allocated. */
-void pare__rotary_tables(pare_model *model, int64_t T, pare_tensor *cosines, pare_tensor *sines);
+pare_status pare__rotary_tables(pare_model *model, int64_t T, pare_tensor *cosines,
+                                pare_tensor *sines);
 
 /* The longest rows that make sense where config.json says `longest` positions: more where a rule
  * stretches them and config.json may not have counted that in. */
 int64_t pare__rotary_reach(const pare_model *model, int64_t longest);
 
-void pare__rotary_free(struct pare__rotary **rotary);
+/* be: the backend that tables were prepared with. */
+void pare__rotary_free(struct pare__rotary **rotary, pare_backend *be);
 
 #endif

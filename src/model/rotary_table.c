@@ -33,7 +33,8 @@ struct pare__rotary {
     double scale;              /* of cos and sin */
     double first, last; /* yarn: the pairs where the ramp begins and ends; llama3: low, high */
     double *frequency, *short_factor, *long_factor; /* [half] each, one block */
-    float *cos, *sin;                               /* [rows, half] each, one block */
+    float *tables; /* cos, then sin: [rows, half] each, in the backend's memory */
+    float *host;   /* where the host makes them: the same on the CPU */
     int64_t rows;
     int64_t filled; /* what `regime` gave when the tables were made; −1: they are not */
 };
@@ -226,7 +227,7 @@ void pare__rotary_config(pare__build *b, int64_t head_dim)
     b->status = pare__calloc(1, sizeof *r, &r);
     if (b->status != PARE_OK)
         return;
-    pare__rotary_free(&b->model->rotary);
+    pare__rotary_free(&b->model->rotary, b->model->be);
     b->model->rotary = r;
     b->status = pare__calloc((size_t)dim / 2 * 3, sizeof(double), &numbers);
     if (b->status != PARE_OK)
@@ -281,8 +282,15 @@ static double scaled(const struct pare__rotary *r, int64_t i, double f, int64_t 
     return f;
 }
 
-static void fill(struct pare__rotary *r, int64_t at)
+static int64_t table_bytes(const struct pare__rotary *r)
 {
+    return 2 * r->rows * r->half * (int64_t)sizeof(float);
+}
+
+static pare_status fill(struct pare__rotary *r, pare_backend *be, int64_t at)
+{
+    float *cosines = r->host, *sines = r->host + r->rows * r->half;
+    r->filled = -1;
     double dim = 2 * (double)r->half, theta = r->theta;
     if (r->rule == DYNAMIC && at > 0)
         theta *=
@@ -292,10 +300,12 @@ static void fill(struct pare__rotary *r, int64_t at)
     for (int64_t t = 0; t < r->rows; t++)
         for (int64_t i = 0; i < r->half; i++) {
             double angle = (double)t * r->frequency[i];
-            r->cos[t * r->half + i] = (float)(cos(angle) * r->scale);
-            r->sin[t * r->half + i] = (float)(sin(angle) * r->scale);
+            cosines[t * r->half + i] = (float)(cos(angle) * r->scale);
+            sines[t * r->half + i] = (float)(sin(angle) * r->scale);
         }
+    PARE_TRY(pare_backend_upload(be, r->tables, r->host, table_bytes(r)));
     r->filled = at;
+    return PARE_OK;
 }
 
 int64_t pare__rotary_bytes(const pare_model *model, int64_t length)
@@ -307,30 +317,52 @@ int64_t pare__rotary_bytes(const pare_model *model, int64_t length)
                                                                                        : INT64_MAX;
 }
 
+static void free_tables(struct pare__rotary *r, pare_backend *be)
+{
+    if (r->host != r->tables)
+        pare_backend_host_release(be, r->host, table_bytes(r));
+    pare_backend_release(be, r->tables, table_bytes(r));
+    r->tables = r->host = NULL;
+    r->rows = 0;
+    r->filled = -1;
+}
+
+static pare_status make_tables(struct pare__rotary *r, pare_backend *be, int64_t rows)
+{
+    pare_status status = PARE_OK;
+    free_tables(r, be);
+    r->rows = rows;
+    PARE_TRY_DONE(pare_backend_alloc(be, table_bytes(r), &r->tables));
+    if (pare_backend_is_host(be))
+        r->host = r->tables;
+    else
+        PARE_TRY_DONE(pare_backend_host_alloc(be, table_bytes(r), &r->host));
+done:
+    if (status != PARE_OK)
+        free_tables(r, be);
+    return status;
+}
+
 pare_status pare__rotary_prepare(pare_model *model, int64_t length)
 {
     struct pare__rotary *r = model->rotary;
     if (!r || (r->rows >= length && r->filled == regime(r, length)))
         return PARE_OK;
-    if (r->rows < length) {
-        float *tables;
-        PARE_TRY(pare__pages((size_t)pare__rotary_bytes(model, length), &tables));
-        pare__pages_free(r->cos, (size_t)pare__rotary_bytes(model, r->rows));
-        r->cos = tables;
-        r->sin = tables + length * r->half;
-        r->rows = length;
-    }
-    fill(r, regime(r, length));
+    if (r->rows < length)
+        PARE_TRY(make_tables(r, model->be, length));
+    PARE_TRY(fill(r, model->be, regime(r, length)));
     return PARE_OK;
 }
 
-void pare__rotary_tables(pare_model *model, int64_t T, pare_tensor *cosines, pare_tensor *sines)
+pare_status pare__rotary_tables(pare_model *model, int64_t T, pare_tensor *cosines,
+                                pare_tensor *sines)
 {
     struct pare__rotary *r = model->rotary;
     if (regime(r, T) != r->filled)
-        fill(r, regime(r, T));
-    *cosines = pare_matrix(r->cos, PARE_F32, r->rows, r->half);
-    *sines = pare_matrix(r->sin, PARE_F32, r->rows, r->half);
+        PARE_TRY(fill(r, model->be, regime(r, T)));
+    *cosines = pare_matrix(r->tables, PARE_F32, r->rows, r->half);
+    *sines = pare_matrix(r->tables + r->rows * r->half, PARE_F32, r->rows, r->half);
+    return PARE_OK;
 }
 
 int64_t pare__rotary_reach(const pare_model *model, int64_t longest)
@@ -342,12 +374,12 @@ int64_t pare__rotary_reach(const pare_model *model, int64_t longest)
     return reach > (double)longest && reach < 1e15 ? (int64_t)reach : longest;
 }
 
-void pare__rotary_free(struct pare__rotary **rotary)
+void pare__rotary_free(struct pare__rotary **rotary, pare_backend *be)
 {
     struct pare__rotary *r = *rotary;
     if (!r)
         return;
-    pare__pages_free(r->cos, (size_t)(2 * r->rows * r->half) * sizeof(float));
+    free_tables(r, be);
     free(r->frequency);
     free(r);
     *rotary = NULL;

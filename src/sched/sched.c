@@ -11,10 +11,15 @@
 
 #include <string.h>
 
+/* Bytes of the host and of a device. */
+typedef struct amount {
+    int64_t host, device;
+} amount;
+
 /* An item on its way home. */
 typedef struct handed {
     bool ready;
-    int64_t bytes; /* to be given back when the item is done */
+    amount bytes; /* to be given back when the item is done */
 } handed;
 
 /* Everything a running job shares; `lock` guards all below it. */
@@ -29,7 +34,7 @@ typedef struct job_state {
     pthread_mutex_t lock;
     pthread_cond_t changed; /* an item left, an ordered stage moved on, a failure */
     int64_t next;           /* item to hand out */
-    int64_t in_flight_bytes;
+    amount in_flight_bytes;
     int in_flight;
     int64_t turn[PARE_MAX_STAGES]; /* ordered stages: the item whose turn it is */
     double done;                   /* weight of finished items */
@@ -55,9 +60,11 @@ static void record_failure(job_state *s, int64_t item, pare_status status)
     pthread_cond_broadcast(&s->changed);
 }
 
-static int64_t item_bytes(const job_state *s, int64_t item)
+static amount item_bytes(const job_state *s, int64_t item)
 {
-    return s->job->bytes ? s->job->bytes(s->job->user, item) : 0;
+    const pare_job *job = s->job;
+    return (amount){.host = job->bytes ? job->bytes(job->user, item) : 0,
+                    .device = job->device_bytes ? job->device_bytes(job->user, item) : 0};
 }
 
 /* Whether the user wants to stop: then the item fails, unbegun. Holds the lock. */
@@ -71,36 +78,49 @@ static bool cancelled(job_state *s, int64_t item)
 }
 
 /* Whether one more item fits beside those in flight. */
-static bool fits(const job_state *s, int64_t need)
+static bool fits(const job_state *s, amount need)
 {
-    int64_t budget = s->sched->options.budget;
-    return (s->ahead == 0 || s->in_flight < s->ahead) &&
-           (budget <= 0 || s->in_flight == 0 || s->in_flight_bytes + need <= budget);
+    const pare_sched_options *o = &s->sched->options;
+    const amount *now = &s->in_flight_bytes;
+    bool room = (o->budget <= 0 || now->host + need.host <= o->budget) &&
+                (o->device_budget <= 0 || now->device + need.device <= o->device_budget);
+    return (s->ahead == 0 || s->in_flight < s->ahead) && (room || s->in_flight == 0);
+}
+
+/* An item that no waiting would make room for is refused. */
+static pare_status check_alone(const pare_sched_options *o, amount need)
+{
+    char needs[32], has[32];
+    PARE_REQUIRE(o->budget <= 0 || need.host <= o->budget, PARE_ERR_MEMORY,
+                 "the memory budget cannot hold one piece of work: it needs %s, the budget leaves "
+                 "%s; give --memory more",
+                 pare__size_text((double)need.host, needs, sizeof needs),
+                 pare__size_text((double)o->budget, has, sizeof has));
+    PARE_REQUIRE(o->device_budget <= 0 || need.device <= o->device_budget, PARE_ERR_MEMORY,
+                 "the device cannot hold one piece of work: it needs %s there, %s are left for it; "
+                 "free memory of the device, or use --device cpu",
+                 pare__size_text((double)need.device, needs, sizeof needs),
+                 pare__size_text((double)o->device_budget, has, sizeof has));
+    return PARE_OK;
 }
 
 /* Takes the next item when the budget admits it; -1 when there is nothing more to do. Holds the
  * lock. */
-static int64_t take(job_state *s, int64_t *bytes)
+static int64_t take(job_state *s, amount *bytes)
 {
-    const pare_sched_options *o = &s->sched->options;
     for (;;) {
         if (s->next >= s->job->items || s->failed_item < s->next || cancelled(s, s->next))
             return -1;
-        int64_t need = item_bytes(s, s->next);
-        if (o->budget > 0 && need > o->budget) {
-            char needs[32], has[32];
-            record_failure(
-                s, s->next,
-                pare__error(PARE_ERR_MEMORY, __func__,
-                            "the memory budget cannot hold one piece of work: it needs %s, the "
-                            "budget leaves %s; give --memory more",
-                            pare__size_text((double)need, needs, sizeof needs),
-                            pare__size_text((double)o->budget, has, sizeof has)));
+        amount need = item_bytes(s, s->next);
+        pare_status status = check_alone(&s->sched->options, need);
+        if (status != PARE_OK) {
+            record_failure(s, s->next, status);
             return -1;
         }
         if (fits(s, need)) {
             *bytes = need; /* what is given back when the item is done, whatever it says then */
-            s->in_flight_bytes += need;
+            s->in_flight_bytes.host += need.host;
+            s->in_flight_bytes.device += need.device;
             s->in_flight++;
             return s->next++;
         }
@@ -161,13 +181,14 @@ static void tell_progress(job_state *s, double weight)
 }
 
 /* An item has left, well or not. Holds the lock. */
-static void finish_item(job_state *s, int64_t item, int64_t bytes, pare_status status)
+static void finish_item(job_state *s, int64_t item, amount bytes, pare_status status)
 {
     if (status != PARE_OK)
         record_failure(s, item, status);
     else
         tell_progress(s, s->job->weight ? s->job->weight(s->job->user, item) : 1);
-    s->in_flight_bytes -= bytes;
+    s->in_flight_bytes.host -= bytes.host;
+    s->in_flight_bytes.device -= bytes.device;
     s->in_flight--;
     pthread_cond_broadcast(&s->changed);
 }
@@ -177,7 +198,7 @@ static void *work(void *user)
 {
     worker *w = user;
     job_state *s = w->state;
-    int64_t bytes = 0;
+    amount bytes = {0};
     pthread_mutex_lock(&s->lock);
     for (int64_t item; (item = take(s, &bytes)) >= 0;) {
         pthread_mutex_unlock(&s->lock);
@@ -194,7 +215,7 @@ static void *work_ahead(void *user)
 {
     worker *w = user;
     job_state *s = w->state;
-    int64_t bytes = 0;
+    amount bytes = {0};
     pthread_mutex_lock(&s->lock);
     for (int64_t item; (item = take(s, &bytes)) >= 0;) {
         pthread_mutex_unlock(&s->lock);
@@ -316,7 +337,7 @@ pare_status pare_sched_create(const pare_sched_options *options, pare_sched **ou
     sched->options = *options;
     sched->threads = options->threads ? options->threads : pare_cpu_count();
     if (options->trace)
-        PARE_TRY_DONE(pare__trace_open(options->trace, &sched->trace));
+        PARE_TRY_DONE(pare__trace_open(options->trace, options->device, &sched->trace));
     *out = sched;
     sched = NULL;
 done:

@@ -8,7 +8,8 @@
 
 typedef struct pare__trace pare__trace; /* an open timeline file */
 
-pare_status pare__trace_open(const char *path, pare__trace **trace);
+/* device: what the timeline is headed with, or NULL. */
+pare_status pare__trace_open(const char *path, const char *device, pare__trace **trace);
 /* One finished stage, in seconds since the trace was opened. Any thread. NULL trace: nothing. */
 void pare__trace_stage(pare__trace *trace, const char *job, const char *stage, int worker,
                        int64_t item, double begin, double end);

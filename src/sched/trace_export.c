@@ -17,7 +17,7 @@ struct pare__trace {
     pthread_mutex_t lock;
 };
 
-pare_status pare__trace_open(const char *path, pare__trace **out)
+pare_status pare__trace_open(const char *path, const char *device, pare__trace **out)
 {
     pare_status status = PARE_OK;
     pare__trace *trace = NULL;
@@ -30,6 +30,14 @@ pare_status pare__trace_open(const char *path, pare__trace **out)
                                   path, strerror(errno)));
     trace->begin = pare__now();
     fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", trace->file);
+    if (device) {
+        fprintf(trace->file,
+                "{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":1,\"args\":{\"name\":\"");
+        for (const char *c = device; *c; c++) /* a device may be called anything */
+            fputc(*c == '"' || *c == '\\' || (unsigned char)*c < ' ' ? ' ' : *c, trace->file);
+        fputs("\"}}", trace->file);
+        trace->any = true;
+    }
     *out = trace;
     trace = NULL;
 done:

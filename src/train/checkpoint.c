@@ -13,7 +13,8 @@
 
 typedef struct item {
     char *name;
-    pare_tensor tensor; /* in memory */
+    pare_tensor tensor; /* in memory: */
+    bool far;           /* the backend's, which is not the host's */
 } item;
 
 typedef struct items {
@@ -28,14 +29,15 @@ static void free_items(items *all)
     free(all->list);
 }
 
+/* `be`: whose memory it is in, NULL for the host's. */
 static pare_status add(items *all, const char *group, const char *name, pare_tensor tensor,
-                       void *data)
+                       void *data, const pare_backend *be)
 {
     pare__text text = {0};
     PARE_TRY(pare__grow(&all->list, &all->capacity, all->count + 1, sizeof *all->list));
     tensor.data = data;
     item *new = &all->list[all->count];
-    *new = (item){.tensor = tensor};
+    *new = (item){.tensor = tensor, .far = be && !pare_backend_is_host(be)};
     pare__text_add(&text, "%s%s", group, name);
     PARE_TRY(pare__text_take(&text, &new->name));
     all->count++;
@@ -54,23 +56,69 @@ static pare_status gather(pare_trainer *t, double *state, int64_t steps, items *
     for (int64_t i = 0; i < pare_model_param_count(t->model); i++) {
         const pare_param *p = pare_model_param(t->model, i);
         if (p->buffer)
-            PARE_TRY(add(all, "model/", p->name, p->value, p->value.data));
+            PARE_TRY(add(all, "model/", p->name, p->value, p->value.data, t->be));
     }
     for (size_t i = 0; i < t->optim.count; i++) {
         const pare__trained *own = &t->optim.trained[i];
         const pare_param *p = pare_model_param(t->model, own->param);
-        PARE_TRY(add(all, "model/", p->name, p->value, p->value.data));
+        PARE_TRY(add(all, "model/", p->name, p->value, p->value.data, t->be));
         if (own->m)
-            PARE_TRY(add(all, "optim/m/", p->name, p->value, own->m));
+            PARE_TRY(add(all, "optim/m/", p->name, p->value, own->m, t->be));
         if (own->v)
-            PARE_TRY(add(all, "optim/v/", p->name, p->value, own->v));
+            PARE_TRY(add(all, "optim/v/", p->name, p->value, own->v, t->be));
         if (own->average)
-            PARE_TRY(add(all, "ema/", p->name, p->value, own->average));
+            PARE_TRY(add(all, "ema/", p->name, p->value, own->average, t->be));
     }
-    PARE_TRY(add(all, "losses", "", pare_vector(NULL, PARE_F32, steps), t->losses));
-    PARE_TRY(add(all, "state", "", pare_vector(NULL, PARE_F64, STATE), state));
+    PARE_TRY(add(all, "losses", "", pare_vector(NULL, PARE_F32, steps), t->losses, NULL));
+    PARE_TRY(add(all, "state", "", pare_vector(NULL, PARE_F64, STATE), state, NULL));
     qsort(all->list, all->count, sizeof *all->list, by_name);
     return PARE_OK;
+}
+
+/* ---- what the host cannot see ---------------------------------------------------------------- */
+
+/* Bytes of the host's memory through which it goes, about. */
+#define STAGE ((int64_t)4 << 20)
+
+typedef struct stage {
+    pare_backend *be;
+    char *memory;
+    int64_t size;
+} stage;
+
+static void free_stage(stage *s)
+{
+    pare_backend_host_release(s->be, s->memory, s->size);
+    s->memory = NULL;
+    s->size = 0;
+}
+
+static pare_status grow_stage(stage *s, int64_t size)
+{
+    if (size <= s->size)
+        return PARE_OK;
+    free_stage(s);
+    PARE_TRY(pare_backend_host_alloc(s->be, size, &s->memory));
+    s->size = size;
+    return PARE_OK;
+}
+
+/* An item as rows, of which `step`, pieces of a digest, go at once. */
+typedef struct pieces {
+    char *data;
+    int64_t rows, row_bytes, step;
+} pieces;
+
+static pieces pieces_of(const item *it)
+{
+    int64_t cols;
+    pieces p = {.data = it->tensor.data};
+    pare_shape_matrix(it->tensor.rank, it->tensor.shape, &p.rows, &cols);
+    p.row_bytes = cols * (pare_dtype_bits(it->tensor.dtype) / 8);
+    int64_t piece = pare_piece_rows(it->tensor.dtype, cols), bytes = piece * p.row_bytes;
+    p.step = piece * (bytes > 0 && bytes < STAGE ? STAGE / bytes : 1);
+    p.step = p.step < p.rows ? p.step : p.rows;
+    return p;
 }
 
 /* ---- what must be the same ------------------------------------------------------------------- */
@@ -142,19 +190,45 @@ static pare_status compare(const char *path, const char *theirs, const char *our
 
 /* ---- saving ---------------------------------------------------------------------------------- */
 
-static pare_status write_items(pare_trainer *t, pare_writer *writer, const items *all,
-                               const pare_entry *entries)
+/* Rows [first, first + count) of an entry, from the host's memory. */
+static pare_status write_rows(pare_trainer *t, pare_writer *writer, int64_t index, int64_t first,
+                              int64_t count, void *values)
 {
-    for (size_t i = 0; i < all->count; i++) {
-        pare_parts parts;
-        int64_t rows, cols;
-        pare_shape_matrix(entries[i].rank, entries[i].shape, &rows, &cols);
-        pare_rows whole = {.count = rows, .values = all->list[i].tensor.data};
-        PARE_TRY(pare_writer_encode(writer, t->be, (int64_t)i, &whole, NULL, &parts));
-        PARE_TRY(pare_writer_write(writer, &parts));
-        pare_writer_add_sums(writer, (int64_t)i, &parts.sums);
+    pare_parts parts;
+    pare_rows rows = {.first = first, .count = count, .values = values};
+    PARE_TRY(pare_writer_encode(writer, pare_backend_host(t->be), index, &rows, NULL, &parts));
+    PARE_TRY(pare_writer_write(writer, &parts));
+    pare_writer_add_sums(writer, index, &parts.sums);
+    return PARE_OK;
+}
+
+/* An item that the host sees goes as a whole. */
+static pare_status write_item(pare_trainer *t, pare_writer *writer, int64_t index, const item *it,
+                              stage *through)
+{
+    pieces p = pieces_of(it);
+    if (!it->far)
+        return write_rows(t, writer, index, 0, p.rows, p.data);
+    PARE_TRY(grow_stage(through, p.step * p.row_bytes));
+    for (int64_t first = 0, rows; first < p.rows; first += rows) {
+        rows = p.rows - first < p.step ? p.rows - first : p.step;
+        PARE_TRY(pare_backend_download(t->be, through->memory, p.data + first * p.row_bytes,
+                                       rows * p.row_bytes));
+        PARE_TRY(write_rows(t, writer, index, first, rows, through->memory));
     }
-    return pare_writer_finish(writer);
+    return PARE_OK;
+}
+
+static pare_status write_items(pare_trainer *t, pare_writer *writer, const items *all)
+{
+    pare_status status = PARE_OK;
+    stage through = {.be = t->be};
+    for (size_t i = 0; i < all->count; i++)
+        PARE_TRY_DONE(write_item(t, writer, (int64_t)i, &all->list[i], &through));
+    PARE_TRY_DONE(pare_writer_finish(writer));
+done:
+    free_stage(&through);
+    return status;
 }
 
 static pare_status write_file(pare_trainer *t, const items *all, const char *path,
@@ -178,7 +252,7 @@ static pare_status write_file(pare_trainer *t, const items *all, const char *pat
                                                             .provenance = provenance,
                                                             .overwrite = true},
                                      false, &writer));
-    PARE_TRY_DONE(write_items(t, writer, all, entries));
+    PARE_TRY_DONE(write_items(t, writer, all));
 done:
     pare_writer_free(&writer, status != PARE_OK);
     free(entries);
@@ -230,15 +304,36 @@ static pare_status find(const pare_store *store, const item *want, int64_t *inde
     return PARE_OK;
 }
 
-static pare_status read_item(pare_store *store, pare_backend *be, const item *want)
+/* A dense entry is read to its place, or to the stage: no scratch. */
+static pare_status read_item(pare_store *store, const item *want, stage *through)
 {
-    int64_t index, rows, cols;
+    int64_t index;
+    pieces p = pieces_of(want);
+    pare_backend *host = pare_backend_host(through->be);
     PARE_TRY(find(store, want, &index));
-    pare_shape_matrix(want->tensor.rank, want->tensor.shape, &rows, &cols);
-    if (rows * cols == 0)
+    if (p.rows * p.row_bytes == 0)
         return PARE_OK;
-    /* A dense entry is read to its place: no scratch. */
-    return pare_store_read_values(store, be, index, 0, rows, want->tensor.data, NULL);
+    if (!want->far)
+        return pare_store_read_values(store, host, index, 0, p.rows, p.data, NULL);
+    PARE_TRY(grow_stage(through, p.step * p.row_bytes));
+    for (int64_t first = 0, rows; first < p.rows; first += rows) {
+        rows = p.rows - first < p.step ? p.rows - first : p.step;
+        PARE_TRY(pare_store_read_values(store, host, index, first, rows, through->memory, NULL));
+        PARE_TRY(pare_backend_upload(through->be, p.data + first * p.row_bytes, through->memory,
+                                     rows * p.row_bytes));
+    }
+    return PARE_OK;
+}
+
+static pare_status read_items(pare_store *store, pare_backend *be, const items *all)
+{
+    pare_status status = PARE_OK;
+    stage through = {.be = be};
+    for (size_t i = 0; i < all->count; i++)
+        PARE_TRY_DONE(read_item(store, &all->list[i], &through));
+done:
+    free_stage(&through);
+    return status;
 }
 
 /* Nothing in memory is touched before all of the file is known to be sound. */
@@ -247,7 +342,7 @@ static pare_status check_items(pare_store *store, pare_backend *be, const items 
     for (size_t i = 0; i < all->count; i++) {
         int64_t index;
         PARE_TRY(find(store, &all->list[i], &index));
-        PARE_TRY(pare_store_verify(store, be, index));
+        PARE_TRY(pare_store_verify(store, pare_backend_host(be), index));
     }
     PARE_REQUIRE(pare_store_count(store) == (int64_t)all->count, PARE_ERR_DAMAGED,
                  "%s holds %lld tensors, the state of this training %lld; remove it to begin again",
@@ -258,7 +353,7 @@ static pare_status check_items(pare_store *store, pare_backend *be, const items 
 static pare_status read_steps(pare_trainer *t, pare_store *store, double *state)
 {
     item first = {.name = (char[]){"state"}, .tensor = pare_vector(state, PARE_F64, STATE)};
-    PARE_TRY(read_item(store, t->be, &first));
+    PARE_TRY(read_item(store, &first, &(stage){.be = t->be}));
     PARE_REQUIRE(state[0] >= 0 && state[0] <= (double)t->state.steps, PARE_ERR_DAMAGED,
                  "%s has done %g of %lld steps; remove it to begin again", pare_store_path(store),
                  state[0], (long long)t->state.steps);
@@ -281,14 +376,13 @@ pare_status pare_trainer_load(pare_trainer *t, const char *path, const char *fin
     PARE_TRY_DONE(read_steps(t, store, state));
     PARE_TRY_DONE(gather(t, state, (int64_t)state[0], &all));
     PARE_TRY_DONE(check_items(store, t->be, &all));
-    for (size_t i = 0; i < all.count; i++)
-        PARE_TRY_DONE(read_item(store, t->be, &all.list[i]));
+    PARE_TRY_DONE(read_items(store, t->be, &all));
     t->state.step = (int64_t)state[0];
     t->state.loss = state[1];
     t->state.smooth_loss = state[2];
     t->state.rate = state[3];
     t->state.grad_norm = state[4];
-    pare__keep_buffers(t, false);
+    PARE_TRY_DONE(pare__keep_buffers(t, false));
 done:
     pare_store_close(&store);
     free_items(&all);

@@ -71,6 +71,11 @@ static pare_status check_metrics(const pare_eval_options *o)
         PARE_REQUIRE(output != PARE_OUTPUT_VECTOR, PARE_ERR_ARGUMENT,
                      "kld is measured of classes or tokens; this model gives embeddings: cosine "
                      "compares them");
+        PARE_REQUIRE(
+            output != PARE_OUTPUT_TOKENS || pare_dataset_classes(o->dataset) == 0,
+            PARE_ERR_ARGUMENT,
+            "kld of a model of next tokens needs plain tokens; %s has a class for each row",
+            pare_dataset_path(o->dataset));
         PARE_TRY(check_against(o, "kld"));
     }
     if (metrics & PARE_METRIC_COSINE) {
@@ -131,16 +136,17 @@ static pare_status work(void *user, int64_t index, const pare_batch *batch)
     (void)index;
     evaluation *e = user;
     const pare_eval_options *o = e->options;
+    const float *output = NULL;
     double begin = pare__now();
     PARE_TRY(pare_model_forward(o->model, batch, false, NULL));
     if (uses_against(o))
         PARE_TRY(pare_model_forward(o->against, batch, false, NULL));
-    PARE_TRY(pare__measure_batch(&e->measure, batch));
+    PARE_TRY(pare__measure_batch(&e->measure, batch, &output));
     e->forward_seconds += pare__now() - begin;
     if (!is_number(&e->measure))
         PARE_TRY(bad_number(e, batch));
     if (e->outputs)
-        PARE_TRY(pare_npy_add(e->outputs, pare_model_output(o->model).data, batch->size));
+        PARE_TRY(pare_npy_add(e->outputs, output, batch->size));
     if (o->progress.note) {
         char note[48];
         double seconds = pare__now() - e->begin;
@@ -213,8 +219,9 @@ pare_status pare_evaluate(pare_sched *sched, const pare_eval_options *options,
     return status;
 }
 
-int64_t pare_eval_bytes(const pare_eval_options *options, const pare_model_shape *shape)
+pare_footprint pare_eval_bytes(const pare_eval_options *options, const pare_model_shape *shape)
 {
-    return pare__measure_bytes(options, shape) +
-           PARE__AHEAD * pare_batch_bytes(options->dataset, shape->batch);
+    pare_footprint bytes = pare__measure_bytes(options, shape);
+    bytes.host += PARE__AHEAD * pare_batch_bytes(options->dataset, shape->batch);
+    return bytes;
 }

@@ -9,18 +9,24 @@
  * its logits X·Wᵀ + b are made, measured and turned into their own gradient G a chunk of rows at a
  * time, then dX = G·W, dW += Gᵀ·X, db += Σ G: a vocabulary's worth of logits never stands whole in
  * memory. A chunk of rows none of which counts is passed over. Where X is BF16, W and G are rounded
- * to it once, not in each product. Cost: three products of the head (one without training) and one
- * pass over the logits.
+ * to it once, not in each product. The losses of all rows come to the host at the end, at once.
+ * Cost: three products of the head (one without training) and one pass over the logits.
  */
 #include "train_impl.h"
 
 #include "pare/ops.h"
 
+/* What is known of every row. */
+typedef struct results {
+    float *loss;
+    int32_t *rank;
+    int64_t bytes;
+} results;
+
 /* How the scratch is used. */
 typedef struct plan {
-    int64_t rows; /* of a chunk */
-    float *loss;  /* [rows] */
-    int32_t *rank;
+    results results;
+    int64_t rows;     /* of a chunk */
     float *logits;    /* [rows, V], of TOKENS, then G; or G of a classifier after another loss */
     pare_tensor g, w; /* BF16 [rows, V] and [V, D], where X is BF16; else data NULL */
 } plan;
@@ -32,14 +38,22 @@ static void *take(char *scratch, int64_t *at, int64_t bytes)
     return part;
 }
 
-/* Bytes of scratch for so many rows. */
+/* Of so many rows, in the backend's memory or the host's. */
+static results results_in(char *memory, int64_t rows)
+{
+    results r = {0};
+    r.loss = take(memory, &r.bytes, rows * 4);
+    r.rank = take(memory, &r.bytes, rows * 4);
+    return r;
+}
+
+/* Bytes of scratch for so many rows: it begins with the results. */
 static int64_t lay_out(pare_model *model, int64_t rows, bool halves, char *scratch, plan *p)
 {
     const pare_model_facts *facts = pare_model_facts_of(model);
-    int64_t at = 0, V = facts->classes;
+    p->results = results_in(scratch, rows);
+    int64_t at = p->results.bytes, V = facts->classes;
     p->rows = pare__logit_rows(facts, rows);
-    p->loss = take(scratch, &at, p->rows * 4);
-    p->rank = take(scratch, &at, p->rows * 4);
     p->logits = take(scratch, &at, p->rows * V * 4);
     p->g = p->w = (pare_tensor){0};
     if (facts->output == PARE_OUTPUT_TOKENS && halves) {
@@ -51,12 +65,24 @@ static int64_t lay_out(pare_model *model, int64_t rows, bool halves, char *scrat
     return at;
 }
 
-static int64_t cross_entropy_scratch(pare_model *model, const pare_model_shape *shape)
+static int64_t plan_for(pare_model *model, const pare_model_shape *shape, plan *p)
 {
     pare_batch largest = {.size = shape->batch, .length = shape->length};
     int64_t rows = pare__output_rows(pare_model_facts_of(model), &largest);
+    return lay_out(model, rows, shape->training && shape->compute == PARE_BF16, NULL, p);
+}
+
+static int64_t cross_entropy_scratch(pare_model *model, const pare_model_shape *shape)
+{
     plan p;
-    return lay_out(model, rows, shape->training && shape->compute == PARE_BF16, NULL, &p);
+    return plan_for(model, shape, &p);
+}
+
+static int64_t cross_entropy_results(pare_model *model, const pare_model_shape *shape)
+{
+    plan p;
+    plan_for(model, shape, &p);
+    return p.results.bytes;
 }
 
 static bool any_counts(const int32_t *labels, int64_t count)
@@ -67,28 +93,32 @@ static bool any_counts(const int32_t *labels, int64_t count)
     return false;
 }
 
-static void tally(pare_loss_args *args, const plan *p, const int32_t *labels, int64_t count)
+static pare_status tally(pare_loss_args *args, const plan *p, int64_t rows)
 {
-    for (int64_t i = 0; i < count; i++) {
+    const int32_t *labels = args->batch->labels;
+    results r = args->results ? results_in(args->results, rows) : p->results;
+    PARE_TRY(pare_backend_download(args->be, r.loss, p->results.loss, r.bytes));
+    for (int64_t i = 0; i < rows; i++) {
         if (labels[i] < 0)
             continue;
-        args->loss += (double)p->loss[i];
+        args->loss += (double)r.loss[i];
         args->count++;
-        args->top1 += p->rank[i] < 1;
-        args->top5 += p->rank[i] < 5;
+        args->top1 += r.rank[i] < 1;
+        args->top5 += r.rank[i] < 5;
     }
+    return PARE_OK;
 }
 
 static pare_status measure(pare_loss_args *args, const plan *p, int64_t first, pare_tensor logits,
                            pare_tensor gradient)
 {
-    const pare_batch *batch = args->batch;
+    const pare_batch *batch = pare_model_batch(args->model);
     int64_t count = logits.shape[0];
     pare_cross_entropy_args ce = {
         .x = logits,
         .labels = pare_vector((void *)(uintptr_t)(batch->labels + first), PARE_I32, count),
-        .loss = pare_vector(p->loss, PARE_F32, count),
-        .rank = pare_vector(p->rank, PARE_I32, count),
+        .loss = pare_vector(p->results.loss + first, PARE_F32, count),
+        .rank = pare_vector(p->results.rank + first, PARE_I32, count),
         .dx = gradient,
         .smoothing = (float)args->smoothing,
         .grad_scale = (float)args->grad_scale};
@@ -97,7 +127,6 @@ static pare_status measure(pare_loss_args *args, const plan *p, int64_t first, p
         ce.mix = pare_vector((void *)(uintptr_t)(batch->mix + first), PARE_F32, count);
     }
     PARE_TRY(pare_cross_entropy(args->be, &ce));
-    tally(args, p, batch->labels + first, count);
     return PARE_OK;
 }
 
@@ -180,12 +209,16 @@ static pare_status cross_entropy(pare_loss_args *args)
                  (long long)rows);
     args->loss = 0;
     args->count = args->top1 = args->top5 = 0;
-    return facts->output == PARE_OUTPUT_TOKENS ? of_tokens(args, &p, rows)
-                                               : of_classes(args, &p, rows);
+    if (facts->output == PARE_OUTPUT_TOKENS)
+        PARE_TRY(of_tokens(args, &p, rows));
+    else
+        PARE_TRY(of_classes(args, &p, rows));
+    return tally(args, &p, rows);
 }
 
 const pare_loss pare_loss_cross_entropy = {
     .name = "cross-entropy",
     .summary = "negative log-likelihood of labels, or of the next tokens",
     .scratch = cross_entropy_scratch,
+    .results = cross_entropy_results,
     .run = cross_entropy};

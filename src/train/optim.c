@@ -1,5 +1,5 @@
-/* optim.c - the optimiser's state and the moving average, one arena each, and a step over all
- * parameters. */
+/* optim.c - the optimiser's state and the moving average, one arena each in the backend's memory,
+ * and a step over all parameters. */
 #include "train_impl.h"
 
 #include "pare/ops.h"
@@ -20,36 +20,36 @@ static int moments(const pare_train_options *options)
     return options->optimiser == PARE_ADAMW ? 2 : options->momentum > 0;
 }
 
-static int64_t mask_bytes(const pare_param *param)
-{
-    int64_t rows, cols;
-    pare_shape_matrix(param->value.rank, param->value.shape, &rows, &cols);
-    return param->mask ? rows * ((cols + 7) / 8) : 0;
-}
+/* Elements that change places at once when the average is swapped with the values. */
+#define SWAPPED ((int64_t)256 << 10)
 
-/* Bytes of both arenas, and the number of trained parameters. */
+/* Bytes of both arenas, and the number of trained parameters. The state's begins with the sum of
+ * squares, the average's ends with room for SWAPPED elements. */
 static size_t measure(const pare_train_options *options, pare_model *model, int64_t *state,
                       int64_t *average)
 {
     size_t trained = 0;
-    *state = *average = 0;
+    *state = ALIGN;
+    *average = 0;
     for (int64_t i = 0; i < pare_model_param_count(model); i++) {
         const pare_param *param = pare_model_param(model, i);
         if (!pare__is_trained(param))
             continue;
         int64_t bytes = aligned(pare_tensor_count(&param->value) * 4);
-        *state += bytes * moments(options) + aligned(mask_bytes(param));
+        *state += bytes * moments(options);
         *average += options->ema > 0 ? bytes : 0;
         trained++;
     }
+    *average += options->ema > 0 ? SWAPPED * 4 : 0;
     return trained;
 }
 
-int64_t pare__optim_bytes(const pare_train_options *options, pare_model *model)
+pare_footprint pare__optim_bytes(const pare_train_options *options, pare_model *model)
 {
     int64_t state, average;
     size_t trained = measure(options, model, &state, &average);
-    return state + average + (int64_t)(trained * sizeof(pare__trained));
+    return (pare_footprint){.backend = state + average,
+                            .host = (int64_t)(trained * sizeof(pare__trained))};
 }
 
 /* Weights of products and tables decay; norms, biases and other vectors do not. */
@@ -60,18 +60,8 @@ static bool decays(const pare_param *param)
     return weight && param->value.rank >= 2;
 }
 
-/* The mask as bits, which is how mask_apply takes it. */
-static void pack_mask(const pare_param *param, uint8_t *kept)
-{
-    int64_t rows, cols;
-    pare_shape_matrix(param->value.rank, param->value.shape, &rows, &cols);
-    for (int64_t r = 0; r < rows; r++, kept += (cols + 7) / 8)
-        for (int64_t c = 0; c < cols; c++)
-            kept[c / 8] |= (uint8_t)((param->mask[r * cols + c] != 0) << (c % 8));
-}
-
-static pare_status place(const pare_train_options *options, pare_param *param, char **state,
-                         char **average, pare__trained *t)
+static pare_status place(const pare_train_options *options, pare_backend *be, pare_param *param,
+                         char **state, char **average, pare__trained *t)
 {
     t->count = pare_tensor_count(&param->value);
     t->decays = decays(param);
@@ -87,44 +77,41 @@ static pare_status place(const pare_train_options *options, pare_param *param, c
         t->v = (float *)*state;
         *state += bytes;
     }
-    if (param->mask) {
-        t->kept = (uint8_t *)*state;
-        *state += aligned(mask_bytes(param));
-        pack_mask(param, t->kept);
-    }
     if (options->ema > 0 && t->count > 0) {
         t->average = (float *)*average;
         *average += bytes;
-        memcpy(t->average, param->value.data, (size_t)t->count * 4);
+        PARE_TRY(pare_backend_copy(be, t->average, param->value.data, t->count * 4));
     }
     return PARE_OK;
 }
 
 pare_status pare__optim_create(const pare_train_options *options, pare_model *model,
-                               pare__optim *optim)
+                               pare_backend *be, pare__optim *optim)
 {
+    optim->be = be;
     size_t trained = measure(options, model, &optim->state_bytes, &optim->average_bytes);
     PARE_REQUIRE(trained > 0, PARE_ERR_ARGUMENT,
                  "every parameter is frozen: there is nothing to train");
     PARE_TRY(pare__calloc(trained, sizeof *optim->trained, &optim->trained));
-    PARE_TRY(pare__pages((size_t)optim->state_bytes, &optim->state));
-    PARE_TRY(pare__pages((size_t)optim->average_bytes, &optim->average));
-    char *state = optim->state, *average = optim->average;
+    PARE_TRY(pare_backend_alloc(be, optim->state_bytes, &optim->state));
+    PARE_TRY(pare_backend_alloc(be, optim->average_bytes, &optim->average));
+    optim->sum = (double *)(void *)optim->state;
+    char *state = optim->state + ALIGN, *average = optim->average;
     for (int64_t i = 0; i < pare_model_param_count(model); i++) {
         pare_param *param = pare_model_param(model, i);
         if (!pare__is_trained(param))
             continue;
         pare__trained *t = &optim->trained[optim->count++];
         t->param = i;
-        PARE_TRY(place(options, param, &state, &average, t));
+        PARE_TRY(place(options, be, param, &state, &average, t));
     }
     return PARE_OK;
 }
 
 void pare__optim_free(pare__optim *optim)
 {
-    pare__pages_free(optim->average, (size_t)optim->average_bytes);
-    pare__pages_free(optim->state, (size_t)optim->state_bytes);
+    pare_backend_release(optim->be, optim->average, optim->average_bytes);
+    pare_backend_release(optim->be, optim->state, optim->state_bytes);
     free(optim->trained);
     *optim = (pare__optim){0};
 }
@@ -132,23 +119,17 @@ void pare__optim_free(pare__optim *optim)
 pare_status pare__optim_norm(const pare__optim *optim, pare_model *model, pare_backend *be,
                              double *norm)
 {
+    pare_sum_squares_args args = {.sum = pare_vector(optim->sum, PARE_F64, 1)};
     double sum = 0;
     for (size_t i = 0; i < optim->count; i++) {
         const pare__trained *t = &optim->trained[i];
         const pare_param *param = pare_model_param(model, t->param);
-        int64_t rows, cols;
-        pare_shape_matrix(param->value.rank, param->value.shape, &rows, &cols);
-        if (t->kept) {
-            pare_tensor grad = pare_matrix(param->grad.data, PARE_F32, rows, cols);
-            pare_tensor mask = pare_matrix(t->kept, PARE_U8, rows, (cols + 7) / 8);
-            PARE_TRY(pare_mask_apply(be, &(pare_mask_apply_args){.x = grad, .mask = mask}));
-        }
-        pare_stats_result stats;
-        PARE_TRY(pare_stats(
-            be, &(pare_stats_args){.x = pare_vector(param->grad.data, PARE_F32, t->count),
-                                   .result = &stats}));
-        sum += stats.nans + stats.infs > 0 ? NAN : stats.sum_squares;
+        args.x = pare_vector(param->grad.data, PARE_F32, t->count);
+        args.mask = pare_vector(param->mask, PARE_U8, t->count);
+        PARE_TRY(pare_sum_squares(be, &args));
+        args.accumulate = true;
     }
+    PARE_TRY(pare_backend_download(be, &sum, optim->sum, sizeof sum));
     *norm = sqrt(sum);
     return PARE_OK;
 }
@@ -209,6 +190,22 @@ pare_status pare__optim_step(const pare__optim *optim, const pare_train_options 
                 be, &(pare_ema_args){.e = pare_vector(t->average, PARE_F32, t->count),
                                      .w = pare_vector(param->value.data, PARE_F32, t->count),
                                      .decay = share}));
+    }
+    return PARE_OK;
+}
+
+pare_status pare__optim_swap(const pare__optim *optim, pare_model *model)
+{
+    float *room = (float *)(void *)(optim->average + optim->average_bytes) - SWAPPED;
+    for (size_t i = 0; i < optim->count; i++) {
+        const pare__trained *t = &optim->trained[i];
+        float *value = pare_model_param(model, t->param)->value.data;
+        for (int64_t k = 0, n; k < t->count; k += n) {
+            n = t->count - k < SWAPPED ? t->count - k : SWAPPED;
+            PARE_TRY(pare_backend_copy(optim->be, room, value + k, n * 4));
+            PARE_TRY(pare_backend_copy(optim->be, value + k, t->average + k, n * 4));
+            PARE_TRY(pare_backend_copy(optim->be, t->average + k, room, n * 4));
+        }
     }
     return PARE_OK;
 }

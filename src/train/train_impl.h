@@ -55,25 +55,26 @@ typedef struct pare__trained {
     int64_t count;
     float *m, *v; /* [count]: SGD's momentum or AdamW's first moment; its second; or NULL */
     float *average;
-    uint8_t *kept; /* bits [rows, ceil(cols/8)] of the mask, NULL: dense */
     bool decays;
 } pare__trained;
 
 typedef struct pare__optim {
+    pare_backend *be;
     pare__trained *trained;
     size_t count;
     char *state, *average; /* one arena each */
+    double *sum;           /* of squares, in the first */
     int64_t state_bytes, average_bytes;
 } pare__optim;
 
-/* Bytes of both arenas together. */
-int64_t pare__optim_bytes(const pare_train_options *options, pare_model *model);
+/* Bytes of both arenas together, and of the list. */
+pare_footprint pare__optim_bytes(const pare_train_options *options, pare_model *model);
 pare_status pare__optim_create(const pare_train_options *options, pare_model *model,
-                               pare__optim *optim);
+                               pare_backend *be, pare__optim *optim);
 void pare__optim_free(pare__optim *optim);
 
-/* Clears gradients under masks, and gives the L2 norm of all the others (each parameter's sum of
- * squares is a lane sum in f64, added in order). NaN if any gradient is no number. */
+/* The L2 norm of all gradients but those under masks: sums of squares in f64. NaN or infinite if
+ * any of them is. */
 pare_status pare__optim_norm(const pare__optim *optim, pare_model *model, pare_backend *be,
                              double *norm);
 
@@ -81,6 +82,8 @@ pare_status pare__optim_norm(const pare__optim *optim, pare_model *model, pare_b
 pare_status pare__optim_step(const pare__optim *optim, const pare_train_options *options,
                              pare_model *model, pare_backend *be, double rate, double grad_scale,
                              int64_t step);
+/* Swaps the average, which there is, with the model's values. */
+pare_status pare__optim_swap(const pare__optim *optim, pare_model *model);
 /* The average's share kept at a step, from 1. */
 double pare__average_share(const pare_train_options *options, int64_t step);
 
@@ -112,10 +115,11 @@ struct pare_trainer {
     pare__term terms[PARE__TERMS];
     int term_count;
     pare__optim optim;
-    char *identity; /* lines of what the trainer itself depends on, for resuming */
-    void *scratch;  /* of the losses, one at a time */
-    int64_t scratch_size;
-    float *buffers; /* the model's buffers as of the last whole step, one after the other */
+    char *identity;          /* lines of what the trainer itself depends on, for resuming */
+    void *scratch, *results; /* of the losses, one at a time; results on the host, NULL: the same */
+    int64_t scratch_size, results_size;
+    float *buffers; /* the model's buffers as of the last whole step, one after the other, in the
+                       backend's memory */
     int64_t buffer_count;
     float *losses; /* [steps] */
     pare_train_state state;
@@ -130,6 +134,6 @@ struct pare_trainer {
 };
 
 /* Copies the model's buffers out of it, or back. */
-void pare__keep_buffers(pare_trainer *trainer, bool back);
+pare_status pare__keep_buffers(pare_trainer *trainer, bool back);
 
 #endif

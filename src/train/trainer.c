@@ -19,7 +19,7 @@
 
 /* ---- one step -------------------------------------------------------------------------------- */
 
-void pare__keep_buffers(pare_trainer *t, bool back)
+pare_status pare__keep_buffers(pare_trainer *t, bool back)
 {
     float *kept = t->buffers;
     for (int64_t i = 0; i < pare_model_param_count(t->model); i++) {
@@ -27,9 +27,11 @@ void pare__keep_buffers(pare_trainer *t, bool back)
         int64_t n = param->buffer ? pare_tensor_count(&param->value) : 0;
         if (n == 0)
             continue;
-        memcpy(back ? param->value.data : kept, back ? kept : param->value.data, (size_t)n * 4);
+        float *value = param->value.data;
+        PARE_TRY(pare_backend_copy(t->be, back ? value : kept, back ? kept : value, n * 4));
         kept += n;
     }
+    return PARE_OK;
 }
 
 /* A training that failed with a number that is none: says in which step, and where it came from. */
@@ -37,7 +39,7 @@ static pare_status bad_number(pare_trainer *t, const pare_batch *batch, const ch
 {
     char text[256];
     long long step = (long long)t->state.step + 1;
-    pare__keep_buffers(t, true); /* so that the search meets what the step met */
+    PARE_TRY(pare__keep_buffers(t, true)); /* so that the search meets what the step met */
     bool found = pare_model_first_bad(t->model, batch, text, sizeof text);
     PARE_FAIL(PARE_ERR_NUMERIC,
               "step %lld: %s; %s%s; a lower learning rate, a longer warm-up or "
@@ -57,6 +59,7 @@ static pare_status losses_of(pare_trainer *t, const pare_batch *batch)
                                .first = i == 0,
                                .training = true,
                                .scratch = t->scratch,
+                               .results = t->results,
                                .scratch_size = t->scratch_size};
         PARE_TRY(t->terms[i].loss->run(&args));
         t->step_loss += t->terms[i].weight * args.loss;
@@ -99,7 +102,7 @@ static void count_step(pare_trainer *t, double rate)
 
 static pare_status tell_step(pare_trainer *t, double rate)
 {
-    pare__keep_buffers(t, false);
+    PARE_TRY(pare__keep_buffers(t, false));
     count_step(t, rate);
     if (t->callbacks && t->callbacks->step)
         PARE_TRY(t->callbacks->step(t->callbacks->user, t, &t->state));
@@ -155,7 +158,7 @@ pare_status pare_trainer_run(pare_trainer *t, pare_sched *sched,
     t->callbacks = NULL;
     if (status != PARE_OK) {
         pare__trail(__func__);
-        pare__keep_buffers(t, true);
+        (void)pare__keep_buffers(t, true); /* it says the failure before */
     }
     return status;
 }
@@ -172,14 +175,16 @@ static int64_t buffer_count(pare_model *model)
     return count;
 }
 
-static int64_t scratch_bytes(const pare_trainer *t, const pare_model_shape *shape)
+/* The most that a loss asks for. */
+static void size_scratch(pare_trainer *t, const pare_backend *be, const pare_model_shape *shape)
 {
-    int64_t most = 0;
     for (int i = 0; i < t->term_count; i++) {
-        int64_t size = t->terms[i].loss->scratch(t->model, shape);
-        most = size > most ? size : most;
+        int64_t scratch = t->terms[i].loss->scratch(t->model, shape);
+        int64_t results = t->terms[i].loss->results(t->model, shape);
+        t->scratch_size = scratch > t->scratch_size ? scratch : t->scratch_size;
+        if (results > t->results_size && !pare_backend_is_host(be))
+            t->results_size = results;
     }
-    return most;
 }
 
 /* The list of losses; distillation will add to it. */
@@ -204,12 +209,13 @@ static pare_status create(pare_trainer *t)
                               .length = pare_dataset_length(t->dataset),
                               .training = true,
                               .compute = t->options.compute};
-    PARE_TRY(pare__optim_create(&t->options, t->model, &t->optim));
-    t->scratch_size = scratch_bytes(t, &shape);
-    PARE_TRY(pare__pages((size_t)t->scratch_size, &t->scratch));
+    PARE_TRY(pare__optim_create(&t->options, t->model, t->be, &t->optim));
+    size_scratch(t, t->be, &shape);
+    PARE_TRY(pare_backend_alloc(t->be, t->scratch_size, &t->scratch));
+    PARE_TRY(pare_backend_host_alloc(t->be, t->results_size, &t->results));
     t->buffer_count = buffer_count(t->model);
-    PARE_TRY(pare__calloc((size_t)t->buffer_count, sizeof *t->buffers, &t->buffers));
-    pare__keep_buffers(t, false);
+    PARE_TRY(pare_backend_alloc(t->be, t->buffer_count * 4, &t->buffers));
+    PARE_TRY(pare__keep_buffers(t, false));
     PARE_TRY(pare__calloc((size_t)t->options.curve.steps, sizeof *t->losses, &t->losses));
     PARE_TRY(pare__train_identity(&t->options, t->dataset, t->be, &t->identity));
     t->state.steps = t->options.curve.steps;
@@ -244,21 +250,27 @@ void pare_trainer_free(pare_trainer **trainer)
     pare_trainer *t = trainer ? *trainer : NULL;
     if (!t)
         return;
-    free(t->identity), free(t->losses), free(t->buffers);
-    pare__pages_free(t->scratch, (size_t)t->scratch_size);
+    free(t->identity), free(t->losses);
+    pare_backend_release(t->be, t->buffers, t->buffer_count * 4);
+    pare_backend_host_release(t->be, t->results, t->results_size);
+    pare_backend_release(t->be, t->scratch, t->scratch_size);
     pare__optim_free(&t->optim);
     free(t);
     *trainer = NULL;
 }
 
-int64_t pare_train_bytes(const pare_train_options *options, pare_model *model,
-                         const pare_dataset *dataset, const pare_model_shape *shape)
+pare_footprint pare_train_bytes(const pare_train_options *options, pare_model *model,
+                                const pare_backend *be, const pare_dataset *dataset,
+                                const pare_model_shape *shape)
 {
     pare_trainer t = {.model = model};
+    pare_footprint bytes = pare__optim_bytes(options, model);
     set_terms(&t);
-    int64_t arrays = (buffer_count(model) + options->curve.steps) * 4;
-    return pare__optim_bytes(options, model) + scratch_bytes(&t, shape) + arrays +
-           PARE__AHEAD * pare_batch_bytes(dataset, shape->batch);
+    size_scratch(&t, be, shape);
+    bytes.backend += t.scratch_size + buffer_count(model) * 4;
+    bytes.host += t.results_size + options->curve.steps * 4 +
+                  PARE__AHEAD * pare_batch_bytes(dataset, shape->batch);
+    return bytes;
 }
 
 const pare_train_state *pare_trainer_state(const pare_trainer *trainer)
@@ -276,15 +288,7 @@ pare_status pare_trainer_swap_average(pare_trainer *t)
 {
     PARE_REQUIRE(t->options.ema > 0, PARE_ERR_ARGUMENT,
                  "this training keeps no moving average; ask for one with ema");
-    for (size_t i = 0; i < t->optim.count; i++) {
-        const pare__trained *p = &t->optim.trained[i];
-        float *value = pare_model_param(t->model, p->param)->value.data;
-        for (int64_t k = 0; k < p->count; k++) {
-            float average = p->average[k];
-            p->average[k] = value[k];
-            value[k] = average;
-        }
-    }
+    PARE_TRY(pare__optim_swap(&t->optim, t->model));
     t->swapped = !t->swapped;
     return PARE_OK;
 }

@@ -32,7 +32,17 @@ refuse 2 'memory' "${prune[@]}" --sparsity 0.5 --memory 5Q
 refuse 2 '-o' "$PARE" prune good.safetensors --method magnitude --sparsity 0.5
 refuse 2 'nothing\*' "${prune[@]}" --sparsity 0.5 --include 'nothing*'
 refuse 4 'memory|needs' "${prune[@]}" --sparsity 0.5 --memory 1K
-refuse 1 'cuda|CUDA|GPU' "${prune[@]}" --sparsity 0.5 --device cuda
+refuse 2 'auto, cpu, cuda, cuda:N' "${prune[@]}" --sparsity 0.5 --device tpu
+refuse 2 'auto, cpu, cuda, cuda:N' "${prune[@]}" --sparsity 0.5 --device cuda:x
+refuse 1 'cuda|CUDA' "${prune[@]}" --sparsity 0.5 --device cuda:999
+if "$PARE" devices --json | grep -q '"gpus": \[\]'; then
+    for command in "${prune[*]} --sparsity 0.5" 'devices' 'inspect good.safetensors --stats' \
+        'compare good.safetensors good.safetensors' 'convert good.safetensors -o out'; do
+        # shellcheck disable=SC2086
+        refuse 1 'CUDA|NVIDIA' "$PARE" ${command#"$PARE"} --device cuda
+    done
+fi
+expect 0 . "${prune[@]}" --sparsity 0.5 --device cpu --plan
 refuse 2 'w4g48|48' "$PARE" quantize good.safetensors -o out --method rtn --scheme w4g48 --strict
 
 # Words of the contract that are still to come.

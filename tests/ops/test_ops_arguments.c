@@ -143,6 +143,22 @@ static void selection_wants_masks_of_the_right_shape(void **state)
         REFUSED(select_count, "x", bad.x.dtype = PARE_BF16);
     }
     {
+        uint32_t threshold;
+        pare_select_kth_args good = {.x = pare_vector(m.x, PARE_F32, 32),
+                                     .k = 32,
+                                     .threshold = &threshold,
+                                     .below = &below,
+                                     .equal = &equal};
+        TAKEN(select_kth);
+        REFUSED(select_kth, "k is 0", bad.k = 0);
+        REFUSED(select_kth, "k is 33", bad.k = 33);
+        REFUSED(select_kth, "x has 0 keys", bad.x.shape[0] = 0);
+        REFUSED(select_kth, "threshold", bad.threshold = NULL);
+        REFUSED(select_kth, "below", bad.below = NULL);
+        REFUSED(select_kth, "equal", bad.equal = NULL);
+        REFUSED(select_kth, "x", bad.x.dtype = PARE_F16);
+    }
+    {
         pare_mask_select_args good = {.x = pare_matrix(m.x, PARE_F32, 4, 9),
                                       .mask = pare_matrix(m.mask, PARE_U8, 4, 2)};
         TAKEN(mask_select);
@@ -363,6 +379,48 @@ static void codes_scales_and_values_fit_each_other(void **state)
     REFUSED(dequantize, "overlap", bad.w.data = m.scale);
 }
 
+static void one_pass_wants_integers_and_somewhere_to_put_them(void **state)
+{
+    (void)state;
+    memset(m.x, 0, sizeof m.x);
+    pare_quant_pack_args good = {.scheme = w4z,
+                                 .scale_dtype = PARE_BF16,
+                                 .w = pare_matrix(m.x, PARE_F32, 4, 8),
+                                 .block_cols = 5,
+                                 .scale = pare_matrix(m.scale, PARE_F32, 4, 2),
+                                 .zero = pare_matrix(m.zero, PARE_I8, 4, 2),
+                                 .codes = pare_matrix(m.codes, PARE_I8, 4, 8),
+                                 .words = pare_matrix(m.bytes, PARE_U8, 4, 4)};
+    TAKEN(quant_pack);
+    REFUSED(quant_pack, "integer",
+            bad.scheme = ((pare_scheme){.type = PARE_QUANT_E4M3, .bits = 8}));
+    REFUSED(quant_pack, "2 to 8", bad.scheme.bits = 1);
+    REFUSED(quant_pack, "symmetric", bad.scheme.asymmetric = false);
+    REFUSED(quant_pack, "scale_dtype", bad.scale_dtype = PARE_I8);
+    REFUSED(quant_pack, "block", bad.block_cols = 0);
+    REFUSED(quant_pack, "scale", bad.scale.shape[1] = 3);
+    REFUSED(quant_pack, "zero", bad.zero.data = NULL);
+    REFUSED(quant_pack, "codes", bad.codes.dtype = PARE_U8);
+    REFUSED(quant_pack, "words", bad.words.shape[1] = 3);
+    REFUSED(quant_pack, "neither", bad.codes.data = bad.words.data = NULL);
+    REFUSED(quant_pack, "overlap", bad.codes.data = m.x);
+    REFUSED(quant_pack, "overlap", bad.words.data = m.codes + 31);
+    REFUSED(quant_pack, "overlap", bad.scale.data = m.x);
+    good.words.data = NULL;
+    TAKEN(quant_pack);
+    static const float bad[] = {INFINITY, -INFINITY, NAN, 3e38f};
+    good.scale_dtype = PARE_F16;
+    for (int i = 0; i < 4; i++)
+        for (int at = 0; at < 32; at += 3) {
+            char block[32];
+            memset(m.x, 0, sizeof m.x);
+            m.x[at] = m.x[31] = bad[i];
+            snprintf(block, sizeof block, "block %d ", at / 8 * 2 + at % 8 / 5);
+            assert_status(pare_quant_pack(be, &good), PARE_ERR_DAMAGED);
+            assert_non_null(strstr(pare_last_error(), block));
+        }
+}
+
 static void scales_that_are_quantised_have_codes_and_nested_ones(void **state)
 {
     (void)state;
@@ -449,6 +507,7 @@ int main(void)
         cmocka_unit_test(searches_want_a_scheme_with_a_scale_to_search),
         cmocka_unit_test(codes_scales_and_values_fit_each_other),
         cmocka_unit_test(scales_that_are_quantised_have_codes_and_nested_ones),
+        cmocka_unit_test(one_pass_wants_integers_and_somewhere_to_put_them),
         cmocka_unit_test(packed_rows_have_their_bytes),
         cmocka_unit_test(packed_sizes_are_those_of_the_formats),
     };

@@ -59,6 +59,30 @@ static void batch_norm_wants_vectors_of_its_columns(void **state)
     REFUSED(batch_norm, "overlap", bad.y.data = m[0] + 1);
 }
 
+static void batch_norm_fold_wants_vectors_of_one_length(void **state)
+{
+    (void)state;
+    pare_batch_norm_fold_args good = {.gamma = columns(0),
+                                      .beta = columns(1),
+                                      .running_mean = columns(2),
+                                      .running_var = columns(3),
+                                      .bias = columns(4),
+                                      .scale = columns(5),
+                                      .shift = columns(6),
+                                      .eps = 1e-5f};
+    TAKEN(batch_norm_fold);
+    REFUSED(batch_norm_fold, "gamma is BF16", bad.gamma.dtype = PARE_BF16);
+    REFUSED(batch_norm_fold, "beta is [4]", bad.beta = rows(1));
+    REFUSED(batch_norm_fold, "running_var", bad.running_var.data = NULL);
+    REFUSED(batch_norm_fold, "bias", bad.bias = rows(4));
+    REFUSED(batch_norm_fold, "shift", bad.shift.dtype = PARE_F64);
+    REFUSED(batch_norm_fold, "eps", bad.eps = -1);
+    REFUSED(batch_norm_fold, "overlap", bad.scale = bad.gamma);
+    REFUSED(batch_norm_fold, "overlap", bad.shift = bad.scale);
+    good.bias.data = NULL;
+    TAKEN(batch_norm_fold);
+}
+
 static void batch_norms_gradients_do_not_share_their_place(void **state)
 {
     (void)state;
@@ -254,6 +278,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(batch_norm_wants_vectors_of_its_columns),
+        cmocka_unit_test(batch_norm_fold_wants_vectors_of_one_length),
         cmocka_unit_test(batch_norms_gradients_do_not_share_their_place),
         cmocka_unit_test(norms_by_row_want_statistics_of_their_rows),
         cmocka_unit_test(gradients_that_are_added_to_are_not_in_place),

@@ -67,12 +67,26 @@ static void mse_and_kl_compare_rows_of_one_shape(void **state)
         pare_kl_args good = {.teacher = pare_matrix(m.x, PARE_F32, 4, 8),
                              .x = pare_matrix(m.y, PARE_BF16, 4, 8),
                              .kl = pare_vector(m.r, PARE_F32, 4),
-                             .same = pare_vector(m.bytes, PARE_U8, 4)};
+                             .same = pare_vector(m.bytes, PARE_U8, 4),
+                             .dx = pare_matrix(m.z, PARE_BF16, 4, 8),
+                             .temperature = 2};
         TAKEN(kl);
         REFUSED(kl, "teacher is [3, 8]", bad.teacher.shape[0] = 3);
         REFUSED(kl, "kl is", bad.kl.dtype = PARE_BF16);
         REFUSED(kl, "same", bad.same.dtype = PARE_I8);
+        REFUSED(kl, "dx is F32", bad.dx.dtype = PARE_F32);
+        REFUSED(kl, "dx is [4, 7]", bad.dx.shape[1] = 7);
+        REFUSED(kl, "temperature", bad.temperature = -1);
+        REFUSED(kl, "temperature", bad.temperature = INFINITY);
+        REFUSED(kl, "temperature", bad.temperature = NAN);
+        REFUSED(kl, "temperature", bad.temperature = 0x1p-140f);
         REFUSED(kl, "overlap", bad.kl.data = m.x);
+        REFUSED(kl, "overlap", bad.dx.data = m.x);
+        REFUSED(kl, "overlap", bad.dx.data = m.r);
+        REFUSED(kl, "overlap", bad.dx.data = (uint16_t *)(void *)m.y + 1);
+        good.dx = good.x; /* in place */
+        TAKEN(kl);
+        good.dx.data = NULL;
         good.x = good.teacher; /* a model beside itself */
         TAKEN(kl);
     }
@@ -115,6 +129,18 @@ static void optimisers_want_vectors_of_one_length(void **state)
         TAKEN(ema);
         REFUSED(ema, "w is [8]", bad.w.shape[0] = 8);
         REFUSED(ema, "overlap", bad.w.data = m.x);
+    }
+    {
+        double sum[2];
+        pare_sum_squares_args good = {.x = w, .mask = mask, .sum = pare_vector(sum, PARE_F64, 1)};
+        TAKEN(sum_squares);
+        REFUSED(sum_squares, "x is BF16", bad.x.dtype = PARE_BF16);
+        REFUSED(sum_squares, "mask is [8]", bad.mask.shape[0] = 8);
+        REFUSED(sum_squares, "sum is F32", bad.sum.dtype = PARE_F32);
+        REFUSED(sum_squares, "sum is [2]", bad.sum.shape[0] = 2);
+        REFUSED(sum_squares, "overlap", bad.x.data = sum);
+        good.mask.data = NULL;
+        TAKEN(sum_squares);
     }
     {
         pare_quant_rows_args good = {.x = pare_matrix(m.x, PARE_F32, 2, 4),

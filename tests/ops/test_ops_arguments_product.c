@@ -123,6 +123,67 @@ static void gradients_of_conv_want_the_shapes_of_conv(void **state)
     }
 }
 
+static void cholesky_wants_a_square(void **state)
+{
+    (void)state;
+    m.x[0] = 1;
+    pare_cholesky_args good = {.a = pare_matrix(m.x, PARE_F32, 1, 1)};
+    TAKEN(cholesky);
+    REFUSED(cholesky, "a is BF16", bad.a.dtype = PARE_BF16);
+    REFUSED(cholesky, "a is [3, 4]; it must be [3, 3]", bad.a = pare_matrix(m.x, PARE_F32, 3, 4));
+    REFUSED(cholesky, "2 dimensions", bad.a.rank = 1);
+}
+
+static void products_of_codes_want_what_belongs_together(void **state)
+{
+    (void)state;
+    {
+        pare_qgemm_w8a8_args good = {.x = pare_matrix(m.x, PARE_BF16, 4, 6),
+                                     .w = pare_matrix(m.w, PARE_I8, 5, 6),
+                                     .scale = pare_vector(m.v, PARE_F32, 5),
+                                     .bias = pare_vector(m.v + 8, PARE_F32, 5),
+                                     .c = pare_matrix(m.y, PARE_BF16, 4, 5)};
+        TAKEN(qgemm_w8a8);
+        REFUSED(qgemm_w8a8, "x is I8", bad.x.dtype = PARE_I8);
+        REFUSED(qgemm_w8a8, "w is U8", bad.w.dtype = PARE_U8);
+        REFUSED(qgemm_w8a8, "w is [5, 7]; it must be [5, 6]", bad.w.shape[1] = 7);
+        REFUSED(qgemm_w8a8, "rows of 131072", bad.x.shape[1] = 131072);
+        REFUSED(qgemm_w8a8, "scale is [4]", bad.scale.shape[0] = 4);
+        REFUSED(qgemm_w8a8, "bias is BF16", bad.bias.dtype = PARE_BF16);
+        REFUSED(qgemm_w8a8, "c is F32", bad.c.dtype = PARE_F32);
+        REFUSED(qgemm_w8a8, "c is [4, 6]", bad.c.shape[1] = 6);
+        REFUSED(qgemm_w8a8, "overlap", bad.c.data = m.x);
+        REFUSED(qgemm_w8a8, "overlap", bad.c.data = m.w);
+        REFUSED(qgemm_w8a8, "overlap", bad.c.data = m.v);
+        good.bias.data = NULL;
+        TAKEN(qgemm_w8a8);
+    }
+    {
+        pare_qgemm_w4a16_args good = {.x = pare_matrix(m.x, PARE_F32, 4, 20),
+                                      .words = pare_matrix(m.w, PARE_U8, 5, 12),
+                                      .scale = pare_matrix(m.v, PARE_F32, 5, 2),
+                                      .zero = pare_matrix(m.z, PARE_I8, 5, 2),
+                                      .bias = pare_vector(m.v + 16, PARE_F32, 5),
+                                      .c = pare_matrix(m.y, PARE_F32, 4, 5),
+                                      .group = 16};
+        TAKEN(qgemm_w4a16);
+        REFUSED(qgemm_w4a16, "x is F16", bad.x.dtype = PARE_F16);
+        REFUSED(qgemm_w4a16, "words is I32", bad.words.dtype = PARE_I32);
+        REFUSED(qgemm_w4a16, "words is [5, 12]; it must be [5, 16]", bad.x.shape[1] = 25);
+        REFUSED(qgemm_w4a16, "group is 12", bad.group = 12);
+        REFUSED(qgemm_w4a16, "group is 0", bad.group = 0);
+        REFUSED(qgemm_w4a16, "scale is [5, 2]; it must be [5, 1]", bad.group = 24);
+        REFUSED(qgemm_w4a16, "zero is U8", bad.zero.dtype = PARE_U8);
+        REFUSED(qgemm_w4a16, "zero is [5, 1]", bad.zero.shape[1] = 1);
+        REFUSED(qgemm_w4a16, "bias is [6]", bad.bias.shape[0] = 6);
+        REFUSED(qgemm_w4a16, "c is BF16", bad.c.dtype = PARE_BF16);
+        REFUSED(qgemm_w4a16, "overlap", bad.c.data = m.z);
+        REFUSED(qgemm_w4a16, "overlap", bad.c.data = m.x + 1);
+        good.zero.data = good.bias.data = NULL;
+        TAKEN(qgemm_w4a16);
+    }
+}
+
 static void a_window_leaves_what_its_formula_says(void **state)
 {
     (void)state;
@@ -150,6 +211,8 @@ int main(void)
         cmocka_unit_test(colsum_wants_one_sum_a_column),
         cmocka_unit_test(conv_wants_what_its_window_leaves),
         cmocka_unit_test(gradients_of_conv_want_the_shapes_of_conv),
+        cmocka_unit_test(cholesky_wants_a_square),
+        cmocka_unit_test(products_of_codes_want_what_belongs_together),
         cmocka_unit_test(a_window_leaves_what_its_formula_says),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -98,11 +98,60 @@ static void squared_errors_gradient_is_its_derivative(void **state)
     ops_next(run);
 }
 
+/* ---- kl -------------------------------------------------------------------------------------- */
+
+static double kl_sum(const void *user, double *x)
+{
+    pare_kl_args args = *(const pare_kl_args *)user;
+    double kl[R], sum = 0;
+    args.x = pare_matrix(x, PARE_F64, R, N);
+    args.kl = pare_vector(kl, PARE_F64, R);
+    args.dx.data = NULL;
+    oracle_kl(&args);
+    for (int i = 0; i < R; i++)
+        sum += kl[i];
+    return (double)args.grad_scale * sum;
+}
+
+static void expect_kl_gradient(ops_run *run, float temperature, bool in_place)
+{
+    float dx[R * N], kl[R], *x = ops_floats(run, OPS_NORMAL, PARE_F32, R * N, 0);
+    float *teacher = ops_floats(run, OPS_NORMAL, PARE_F32, R * N, 1);
+    for (int i = 0; i < R * N; i++) {
+        x[i] *= 30;
+        teacher[i] *= 40;
+    }
+    pare_kl_args args = {.teacher = pare_matrix(teacher, PARE_F32, R, N),
+                         .x = pare_matrix(x, PARE_F32, R, N),
+                         .kl = pare_vector(kl, PARE_F32, R),
+                         .dx = pare_matrix(dx, PARE_F32, R, N),
+                         .grad_scale = 3,
+                         .temperature = temperature};
+    for (int b = 0; ops_backend(run, b); b++) {
+        if (in_place) {
+            memcpy(dx, x, sizeof dx);
+            args.x.data = dx;
+        }
+        assert_ok(pare_kl(ops_backend(run, b), &args));
+        ops_expect_gradient(kl_sum, &args, x, R * N, dx, 2e-6);
+    }
+    ops_next(run);
+}
+
+static void divergences_gradient_is_its_derivative(void **state)
+{
+    expect_kl_gradient(*state, 0, false);
+    expect_kl_gradient(*state, 1, true);
+    expect_kl_gradient(*state, 4, false);
+    expect_kl_gradient(*state, 0.5f, true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cross_entropys_gradient_is_its_derivative),
         cmocka_unit_test(squared_errors_gradient_is_its_derivative),
+        cmocka_unit_test(divergences_gradient_is_its_derivative),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

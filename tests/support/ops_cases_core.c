@@ -48,7 +48,7 @@ void ops_cases_cast(ops_run *run)
         for (int t = 0; t < 3; t++)
             for (const int64_t *n = ops_sizes; *n >= 0; n++) {
                 ops_kind kind = (ops_kind)ops_below(run, OPS_KINDS);
-                void *x = ops_floats(run, kind, weights[f], *n, (size_t)*n % 3);
+                void *x = ops_floats(run, kind, weights[f], *n, (size_t)(*n + 1) % 3);
                 pare_cast_args args = {.x = pare_vector(x, weights[f], *n),
                                        .y = pare_matrix(NULL, weights[t], *n, 1)};
                 size_t size = element(weights[t]);
@@ -64,45 +64,57 @@ void ops_cases_cast(ops_run *run)
     }
     cast_every_boundary(run, PARE_F16);
     cast_every_boundary(run, PARE_BF16);
-    float same[3] = {1.0f, -0.0f, 3.0f}; /* in place */
+    float *same = ops_memory(run, 3 * sizeof *same, 4, 0); /* in place */
+    same[0] = 1.0f;
+    same[1] = -0.0f;
+    same[2] = 3.0f;
     pare_tensor x = pare_vector(same, PARE_F32, 3);
-    assert_ok(ops_call(PARE_OP_cast, ops_backend(run, 0), &(pare_cast_args){.x = x, .y = x}));
+    assert_ok(ops_call(run, PARE_OP_cast, ops_backend(run, 0), &(pare_cast_args){.x = x, .y = x}));
     assert_true(same[0] == 1.0f && same[2] == 3.0f);
+    ops_next(run);
+}
+
+#define MANY 300001 /* more than a device's grid takes at once */
+
+static void stats_case(ops_run *run, ops_kind kind, pare_dtype dtype, int64_t n, size_t shift)
+{
+    pare_stats_args args = {.x = pare_vector(ops_floats(run, kind, dtype, n, shift), dtype, n)};
+    ops_expect(run, PARE_OP_stats, &args, sizeof args,
+               (ops_output[]){
+                   {offsetof(pare_stats_args, result), sizeof(pare_stats_result), 8, false}, {0}});
+    ops_next(run);
 }
 
 void ops_cases_stats(ops_run *run)
 {
     for (int d = 0; d < 3; d++)
         for (int kind = 0; kind < OPS_KINDS; kind++)
-            for (const int64_t *n = ops_sizes; *n >= 0; n++) {
-                if (kind == OPS_WIDE && *n > 1100)
-                    continue;
-                void *x = ops_floats(run, (ops_kind)kind, weights[d], *n, (size_t)*n % 3);
-                pare_stats_args args = {.x = pare_vector(x, weights[d], *n)};
-                ops_expect(run, PARE_OP_stats, &args, sizeof args,
-                           (ops_output[]){{offsetof(pare_stats_args, result),
-                                           sizeof(pare_stats_result), 8, false},
-                                          {0}});
-                ops_next(run);
-            }
+            for (const int64_t *n = ops_sizes; *n >= 0; n++)
+                if (kind != OPS_WIDE || *n <= 1100)
+                    stats_case(run, (ops_kind)kind, weights[d], *n, (size_t)*n % 3);
+    stats_case(run, OPS_BAD, PARE_F32, MANY, 0);
+    stats_case(run, OPS_NORMAL, PARE_BF16, MANY, 0);
+}
+
+static void diff_case(ops_run *run, ops_kind kind, int64_t n, size_t shift)
+{
+    float *a = ops_floats(run, kind, PARE_F32, n, shift);
+    float *b = ops_floats(run, kind, PARE_F32, n, 2 * shift);
+    for (int64_t i = 0; i < n; i += 2) /* half of the pairs agree */
+        b[i] = a[i] == 0.0f ? -a[i] : a[i];
+    pare_diff_args args = {.a = pare_vector(a, PARE_F32, n), .b = pare_vector(b, PARE_F32, n)};
+    ops_expect(run, PARE_OP_diff, &args, sizeof args,
+               (ops_output[]){
+                   {offsetof(pare_diff_args, result), sizeof(pare_diff_result), 8, false}, {0}});
+    ops_next(run);
 }
 
 void ops_cases_diff(ops_run *run)
 {
     for (int kind = 0; kind < OPS_KINDS; kind++)
-        for (const int64_t *n = ops_sizes; *n >= 0; n++) {
-            float *a = ops_floats(run, (ops_kind)kind, PARE_F32, *n, 1);
-            float *b = ops_floats(run, (ops_kind)kind, PARE_F32, *n, 2);
-            for (int64_t i = 0; i < *n; i += 2) /* half of the pairs agree */
-                b[i] = a[i] == 0.0f ? -a[i] : a[i];
-            pare_diff_args args = {.a = pare_vector(a, PARE_F32, *n),
-                                   .b = pare_vector(b, PARE_F32, *n)};
-            ops_expect(
-                run, PARE_OP_diff, &args, sizeof args,
-                (ops_output[]){
-                    {offsetof(pare_diff_args, result), sizeof(pare_diff_result), 8, false}, {0}});
-            ops_next(run);
-        }
+        for (const int64_t *n = ops_sizes; *n >= 0; n++)
+            diff_case(run, (ops_kind)kind, *n, (size_t)*n % 2);
+    diff_case(run, OPS_BAD, MANY, 0);
 }
 
 void ops_cases_digest(ops_run *run)

@@ -44,17 +44,20 @@ static void quant_case(ops_run *run, const float *scale, int64_t n, float offset
     ops_next(run);
 }
 
-/* What codes decode to, as the first instruction set has it (which its own rows prove). */
+/* What codes decode to, as the first backend has it (which its own rows prove). */
 static void levels_of(ops_run *run, float level[256])
 {
-    uint8_t codes[256];
-    float one = 1;
+    uint8_t *codes = ops_memory(run, 256, 1, 0);
+    float *scale = ops_memory(run, 256 * 4, 4, 0), *one = ops_memory(run, 4, 4, 0);
+    *one = 1;
     for (int i = 0; i < 256; i++)
         codes[i] = (uint8_t)i;
     pare_dequant_nested_args args = {.codes = pare_vector(codes, PARE_U8, 256),
-                                     .nested = pare_vector(&one, PARE_F32, 1),
-                                     .scale = pare_vector(level, PARE_F32, 256)};
-    assert_ok(ops_call(PARE_OP_dequant_nested, ops_backend(run, 0), &args));
+                                     .nested = pare_vector(one, PARE_F32, 1),
+                                     .scale = pare_vector(scale, PARE_F32, 256)};
+    assert_ok(ops_call(run, PARE_OP_dequant_nested, ops_backend(run, 0), &args));
+    memcpy(level, scale, 256 * 4);
+    ops_next(run);
 }
 
 /* Every midpoint between two levels, and the floats on both sides of it. */
@@ -83,15 +86,14 @@ void ops_cases_quant_nested(ops_run *run)
         }
     boundary_cases(run);
     for (int k = 0; ops_backend(run, k); k++) {
-        float nested[2];
-        uint8_t codes[300];
         for (int at = 0; at < 300; at += 299) {
-            float *scale = ops_memory(run, 300 * 4, 4, 1);
+            float *scale = ops_memory(run, 300 * 4, 4, 1), *nested = ops_memory(run, 2 * 4, 4, 0);
+            uint8_t *codes = ops_memory(run, 300, 1, 0);
             scale[at] = k % 2 ? INFINITY : NAN;
             pare_quant_nested_args args = {.scale = pare_vector(scale, PARE_F32, 300),
                                            .codes = pare_vector(codes, PARE_U8, 300),
                                            .nested = pare_vector(nested, PARE_F32, 2)};
-            assert_status(ops_call(PARE_OP_quant_nested, ops_backend(run, k), &args),
+            assert_status(ops_call(run, PARE_OP_quant_nested, ops_backend(run, k), &args),
                           PARE_ERR_DAMAGED);
             ops_next(run);
         }

@@ -23,6 +23,10 @@
 
 static const pare_dtype acts[] = {PARE_F32, PARE_BF16};
 
+/* Beside ops_sizes: multiples of 3, which begin at an aligned address (shift below), around what a
+ * block of a device takes of them. */
+static const int64_t block_sizes[] = {4095, 4098, 8190, 8193, 16386, -1};
+
 static size_t element(pare_dtype dtype)
 {
     return dtype == PARE_F32 ? 4 : 2;
@@ -74,11 +78,17 @@ static void each_fn_case(ops_run *run, fn_case run_case, int hows)
         for (int d = 0; d < 2; d++)
             for (const int64_t *n = ops_sizes; *n >= 0; n++)
                 for (int how = 0; how < hows; how++) {
-                    if (*n > 5000 && how > 0)
+                    if (*n > 130 && how > 0)
                         continue;
                     run_case(run, (pare_fn)fn, acts[d], *n, how);
                     ops_next(run);
                 }
+    for (int fn = 0; fn < PARE_FNS; fn++)
+        for (int d = 0; d < 2; d++)
+            for (const int64_t *n = block_sizes; *n >= 0; n++) {
+                run_case(run, (pare_fn)fn, acts[d], *n, 0);
+                ops_next(run);
+            }
 }
 
 static void act_case(ops_run *run, pare_fn fn, pare_dtype dtype, int64_t n, int how)
@@ -95,30 +105,31 @@ static void act_case(ops_run *run, pare_fn fn, pare_dtype dtype, int64_t n, int 
 /* What is large and finite stays on the function: no NaN, no rest. */
 static void act_far_out(ops_run *run, pare_fn fn)
 {
-    float x[] = {3e38f, -3e38f, 1e20f, -1e20f, 1e4f, -1e4f, 89.0f, -89.0f, -88.1f, -87.7f};
-    float dy[10] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    static const float xs[] = {3e38f, -3e38f, 1e20f,  -1e20f, 1e4f,
+                               -1e4f, 89.0f,  -89.0f, -88.1f, -87.7f};
+    float *x = ops_memory(run, sizeof *x, 4, 0), *y = ops_memory(run, sizeof *y, 4, 0);
+    float *dy = ops_memory(run, sizeof *dy, 4, 0), *dx = ops_memory(run, sizeof *dx, 4, 0);
     pare_act_args args = {
-        .x = pare_vector(x, PARE_F32, 10), .y = pare_vector(NULL, PARE_F32, 10), .fn = fn};
+        .x = pare_vector(x, PARE_F32, 1), .y = pare_vector(y, PARE_F32, 1), .fn = fn};
+    pare_act_grad_args grad = {.dy = pare_vector(dy, PARE_F32, 1),
+                               .x = args.x,
+                               .dx = pare_vector(dx, PARE_F32, 1),
+                               .fn = fn};
+    *dy = 1;
     for (int64_t i = 0; i < 10; i++) { /* one by one: each is its own scale */
-        args.x = pare_vector(x + i, PARE_F32, 1);
-        args.y = pare_vector(NULL, PARE_F32, 1);
-        float y = 0, slope = 0;
-        pare_act_grad_args grad = {.dy = pare_vector(dy, PARE_F32, 1),
-                                   .x = args.x,
-                                   .dx = pare_vector(&slope, PARE_F32, 1),
-                                   .fn = fn};
-        args.y.data = &y;
+        *x = xs[i];
         bool odd = fn == PARE_FN_TANH || fn == PARE_FN_SIGMOID;
-        float limit = odd ? 1.0f : x[i], below = fn == PARE_FN_TANH ? -1.0f : 0.0f;
+        float limit = odd ? 1.0f : *x, below = fn == PARE_FN_TANH ? -1.0f : 0.0f;
         for (int b = 0; ops_backend(run, b); b++) {
-            assert_ok(ops_call(PARE_OP_act, ops_backend(run, b), &args));
-            assert_ok(ops_call(PARE_OP_act_grad, ops_backend(run, b), &grad));
-            float want = fn == PARE_FN_IDENTITY || x[i] > 0 ? limit : below;
-            float want_slope = fn == PARE_FN_IDENTITY || (x[i] > 0 && !odd) ? 1.0f : 0.0f;
-            assert_true(fabsf(y - want) <= 1e-6f * fabsf(want) + 1e-35f);
-            assert_true(fabsf(slope - want_slope) <= 1e-6f);
+            assert_ok(ops_call(run, PARE_OP_act, ops_backend(run, b), &args));
+            assert_ok(ops_call(run, PARE_OP_act_grad, ops_backend(run, b), &grad));
+            float want = fn == PARE_FN_IDENTITY || *x > 0 ? limit : below;
+            float want_slope = fn == PARE_FN_IDENTITY || (*x > 0 && !odd) ? 1.0f : 0.0f;
+            assert_true(fabsf(*y - want) <= 1e-6f * fabsf(want) + 1e-35f);
+            assert_true(fabsf(*dx - want_slope) <= 1e-6f);
         }
     }
+    ops_next(run);
 }
 
 void ops_cases_act(ops_run *run)
@@ -196,11 +207,13 @@ void ops_cases_fill(ops_run *run)
 {
     static const float values[] = {0.0f, -1.7f, 3e38f, INFINITY, NAN};
     for (int d = 0; d < 2; d++)
-        for (const int64_t *n = ops_sizes; *n >= 0; n++) {
-            pare_fill_args args = {.y = pare_vector(NULL, acts[d], *n), .value = values[*n % 5]};
-            ops_expect(run, PARE_OP_fill, &args, sizeof args,
-                       (ops_output[]){NUMBERS(fill, y, *n, acts[d], 1e-9), {0}});
-        }
+        for (int l = 0; l < 2; l++)
+            for (const int64_t *n = l ? block_sizes : ops_sizes; *n >= 0; n++) {
+                pare_fill_args args = {.y = pare_vector(NULL, acts[d], *n),
+                                       .value = values[*n % 5]};
+                ops_expect(run, PARE_OP_fill, &args, sizeof args,
+                           (ops_output[]){NUMBERS(fill, y, *n, acts[d], 1e-9), {0}});
+            }
 }
 
 /* dtypes: a bit each for a, b and y. */
@@ -227,11 +240,17 @@ void ops_cases_add(ops_run *run)
         for (int dtypes = 0; dtypes < 8; dtypes++)
             for (int how = 0; how < 6; how++)
                 add_case(run, *n, dtypes, how & 1, how / 2);
+    for (const int64_t *n = block_sizes; *n >= 0; n++)
+        for (int dtypes = 0; dtypes < 8; dtypes++)
+            add_case(run, *n, dtypes, dtypes % 3 == 0, 0);
 }
 
-/* Beside ops_shapes: rows of a period, ends of it, columns too many to be written out. */
-static const ops_shape matrices[] = {{40, 16},  {513, 3}, {3000, 17}, {33, 511}, {19, 513},
-                                     {9, 1000}, {70, 48}, {5, 4099},  {-1, -1}};
+/* Beside ops_shapes: rows of a period, ends of it, columns too many to be written out; then what
+ * moves in packs on a device (aligned, columns a multiple of 8): several blocks, tiles that are not
+ * whole. */
+static const ops_shape matrices[] = {{40, 16},  {513, 3},  {3000, 17}, {33, 511}, {19, 513},
+                                     {9, 1000}, {70, 48},  {5, 4099},  {200, 48}, {6, 2040},
+                                     {36, 96},  {132, 60}, {41, 120},  {3, 1200}, {-1, -1}};
 
 static void add_rows_case(ops_run *run, ops_shape s, pare_dtype dtype, pare_dtype v, bool in_place)
 {
@@ -277,21 +296,26 @@ void ops_cases_dropout(ops_run *run)
         for (int d = 0; d < 2; d++)
             for (int k = 0; k < 6; k++)
                 dropout_case(run, *n, acts[d], p[k], k & 1);
+    for (const int64_t *n = block_sizes; *n >= 0; n++)
+        for (int d = 0; d < 2; d++)
+            dropout_case(run, *n, acts[d], 0.3f, false);
 }
 
 /* ---- moves ----------------------------------------------------------------------------------- */
 
-/* The columns of y left and right of those copied are its own. */
-static void copy_cols_case(ops_run *run, int64_t rows, int64_t cols, int how)
+/* The columns of y left and right of those copied are its own. `beside`: of x on the left, of y on
+ * both sides; below 0: some. */
+static void copy_cols_case(ops_run *run, int64_t rows, int64_t cols, int64_t beside, int how)
 {
     pare_dtype from = acts[how & 1], to = acts[how >> 1 & 1];
     bool accumulate = how >> 2 & 1, one = how >> 3;
-    int64_t Nx = cols + cols % 3, Ny = cols + cols % 5, x_rows = one ? 1 : rows;
+    int64_t left = beside < 0 ? cols % 3 : beside, both = beside < 0 ? cols % 5 : 2 * beside;
+    int64_t Nx = cols + left, Ny = cols + both, x_rows = one ? 1 : rows;
     pare_tensor x = numbers(run, from, x_rows * Nx, 1), y = numbers(run, to, rows * Ny, 1);
     pare_copy_cols_args args = {.x = pare_matrix(x.data, from, x_rows, Nx),
                                 .y = pare_matrix(y.data, to, rows, Ny),
-                                .x_first = cols % 3,
-                                .y_first = cols % 5 / 2,
+                                .x_first = left,
+                                .y_first = both / 2,
                                 .cols = cols,
                                 .accumulate = accumulate};
     ops_output outs[2] = {NUMBERS(copy_cols, y, rows * Ny, to, 1e-7)};
@@ -306,7 +330,12 @@ void ops_cases_copy_cols(ops_run *run)
     for (int l = 0; l < 2; l++)
         for (const ops_shape *s = lists[l]; s->rows >= 0; s++)
             for (int how = 0; how < 16; how++)
-                copy_cols_case(run, s->rows, s->cols, how);
+                copy_cols_case(run, s->rows, s->cols, -1, how);
+    for (int how = 0; how < 16; how++) {
+        copy_cols_case(run, 99, 88, 8, how);
+        copy_cols_case(run, 6, 2032, 8, how);
+        copy_cols_case(run, 33, 40, 0, how);
+    }
 }
 
 static void transpose_case(ops_run *run, int64_t B, ops_shape s, pare_dtype dtype, bool accumulate)

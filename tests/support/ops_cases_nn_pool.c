@@ -107,12 +107,13 @@ void ops_cases_pool_max_grad(ops_run *run)
             const int64_t *x = pools[p].shape;
             const pare_window *w = &pools[p].window;
             output_shape(&pools[p], y);
-            pare_pool_max_grad_args args = {.dy = image_of(run, OPS_NORMAL, acts[d], y, 1),
-                                            .at = shaped(NULL, PARE_I32, y[0], y[1], y[2], y[3]),
-                                            .dx = shaped(NULL, acts[d], x[0], x[1], x[2], x[3]),
-                                            .window = *w};
+            pare_pool_max_grad_args args = {
+                .dy = image_of(run, OPS_NORMAL, acts[d], y, (size_t)(p % 2)),
+                .at = shaped(NULL, PARE_I32, y[0], y[1], y[2], y[3]),
+                .dx = shaped(NULL, acts[d], x[0], x[1], x[2], x[3]),
+                .window = *w};
             int64_t n = pare_tensor_count(&args.at);
-            int32_t *at = ops_memory(run, (size_t)n * 4, 4, 3);
+            int32_t *at = ops_memory(run, (size_t)n * 4, 4, (size_t)(p % 2 * 3));
             for (int64_t i = 0; i < n; i++) /* places in the padding too: they go nowhere */
                 at[i] = (int32_t)ops_below(run, w->kernel[0] * w->kernel[1]);
             args.at.data = at;
@@ -207,7 +208,8 @@ void ops_cases_pool_seq(ops_run *run)
             const int64_t *shape = sequences[s];
             pare_dtype dtype = acts[how % 2];
             pare_pool_seq_args args = {
-                .x = cube(ops_floats(run, OPS_NORMAL, dtype, shape[0] * shape[1] * shape[2], 1),
+                .x = cube(ops_floats(run, OPS_NORMAL, dtype, shape[0] * shape[1] * shape[2],
+                                     (size_t)(how / 2 % 2)),
                           dtype, shape),
                 .keys = keys_of(run, shape, how / 2),
                 .y = pare_matrix(NULL, dtype, shape[0], shape[2])};
@@ -226,8 +228,9 @@ void ops_cases_pool_seq_grad(ops_run *run)
             const int64_t *shape = sequences[s];
             pare_dtype dtype = acts[how % 2];
             pare_pool_seq_grad_args args = {
-                .dy = pare_matrix(ops_floats(run, OPS_NORMAL, dtype, shape[0] * shape[2], 1), dtype,
-                                  shape[0], shape[2]),
+                .dy = pare_matrix(
+                    ops_floats(run, OPS_NORMAL, dtype, shape[0] * shape[2], (size_t)(how / 2 % 2)),
+                    dtype, shape[0], shape[2]),
                 .keys = keys_of(run, shape, how / 2),
                 .dx = cube(NULL, dtype, shape)};
             ops_expect(
@@ -263,7 +266,7 @@ void ops_cases_shortcut(ops_run *run)
     for (int s = 0; s < SHORTCUTS; s++)
         for (int d = 0; d < 2; d++) {
             const shortcut_case *k = &shortcuts[s];
-            pare_shortcut_args args = {.x = image_of(run, OPS_NORMAL, acts[d], k->x, 1),
+            pare_shortcut_args args = {.x = image_of(run, OPS_NORMAL, acts[d], k->x, s % 7 > 0),
                                        .y = shortcut_output(k, NULL, acts[d]),
                                        .stride = k->stride,
                                        .before = k->before};
@@ -280,7 +283,7 @@ void ops_cases_shortcut_grad(ops_run *run)
         for (int d = 0; d < 2; d++) {
             const shortcut_case *k = &shortcuts[s];
             pare_tensor dy = shortcut_output(k, NULL, acts[d]);
-            dy.data = ops_floats(run, OPS_NORMAL, acts[d], pare_tensor_count(&dy), 2);
+            dy.data = ops_floats(run, OPS_NORMAL, acts[d], pare_tensor_count(&dy), s % 7 > 0);
             pare_shortcut_grad_args args = {
                 .dy = dy,
                 .dx = shaped(NULL, acts[d], k->x[0], k->x[1], k->x[2], k->x[3]),

@@ -4,6 +4,8 @@
 
 #include "base/half.h"
 
+#include <math.h>
+
 static const pare_dtype weights[] = {PARE_F32, PARE_F16, PARE_BF16};
 
 static const ops_shape blocks[] = {{1, 1},   {1, 5},      {2, 3},   {1, 16},  {1, 32},
@@ -32,39 +34,48 @@ static ops_output output(size_t pointer, int64_t count, size_t size)
     return (ops_output){pointer, (size_t)count * size, size, false};
 }
 
+static void range_case(ops_run *run, ops_kind kind, ops_shape s, ops_shape b, size_t shift)
+{
+    int64_t down = (s.rows + b.rows - 1) / b.rows, across = (s.cols + b.cols - 1) / b.cols;
+    float *w = ops_floats(run, kind, PARE_F32, s.rows * s.cols, shift);
+    pare_quant_range_args args = {.w = pare_matrix(w, PARE_F32, s.rows, s.cols),
+                                  .block_rows = b.rows,
+                                  .block_cols = b.cols,
+                                  .lo = pare_matrix(NULL, PARE_F32, down, across),
+                                  .hi = pare_matrix(NULL, PARE_F32, down, across)};
+    ops_expect(run, PARE_OP_quant_range, &args, sizeof args,
+               (ops_output[]){output(offsetof(pare_quant_range_args, lo.data), down * across, 4),
+                              output(offsetof(pare_quant_range_args, hi.data), down * across, 4),
+                              {0}});
+    ops_next(run);
+}
+
 void ops_cases_quant_range(ops_run *run)
 {
+    int turn = 0;
     for (int kind = 0; kind < OPS_BAD; kind++)
-        for (const ops_shape *s = ops_shapes; s->rows >= 0; s++)
-            for (const ops_shape *b = blocks; b->rows > 0; b++) {
-                float *w = ops_floats(run, (ops_kind)kind, PARE_F32, s->rows * s->cols, 1);
-                int64_t down = (s->rows + b->rows - 1) / b->rows;
-                int64_t across = (s->cols + b->cols - 1) / b->cols;
-                pare_quant_range_args args = {.w = pare_matrix(w, PARE_F32, s->rows, s->cols),
-                                              .block_rows = b->rows,
-                                              .block_cols = b->cols,
-                                              .lo = pare_matrix(NULL, PARE_F32, down, across),
-                                              .hi = pare_matrix(NULL, PARE_F32, down, across)};
-                ops_expect(run, PARE_OP_quant_range, &args, sizeof args,
-                           (ops_output[]){
-                               output(offsetof(pare_quant_range_args, lo.data), down * across, 4),
-                               output(offsetof(pare_quant_range_args, hi.data), down * across, 4),
-                               {0}});
-                ops_next(run);
-            }
+        for (const ops_shape *s = ops_shapes; s->rows >= 0; s++, turn++)
+            for (const ops_shape *b = blocks; b->rows > 0; b++)
+                range_case(run, (ops_kind)kind, *s, *b, (size_t)(turn % 2));
+    for (size_t shift = 0; shift < 2; shift++) { /* blocks enough for warps; few and large ones */
+        range_case(run, OPS_NORMAL, (ops_shape){520, 300}, (ops_shape){1, 300}, shift);
+        range_case(run, OPS_NORMAL, (ops_shape){37, 1000}, (ops_shape){36, 900}, shift);
+        range_case(run, OPS_NORMAL, (ops_shape){40, 1000}, (ops_shape){40, 1000}, shift);
+    }
     /* NaN or Inf of either sign anywhere in a block shows in its hi, and in no other. */
     static const uint32_t bad[] = {0x7f800000u, 0xff800000u, 0x7fc00000u, 0xffc00001u, 0x7f800001u};
     for (size_t i = 0; i < 5; i++)
         for (int at = 0; at < 96; at += 5)
             for (int k = 0; ops_backend(run, k); k++) {
-                float *w = ops_floats(run, OPS_NORMAL, PARE_F32, 96, 1), lo[3], hi[3];
+                float *w = ops_floats(run, OPS_NORMAL, PARE_F32, 96, (size_t)(at % 2));
+                float *lo = ops_memory(run, 3 * 4, 4, 0), *hi = ops_memory(run, 3 * 4, 4, 0);
                 memcpy(w + at, &bad[i], 4);
                 pare_quant_range_args args = {.w = pare_matrix(w, PARE_F32, 1, 96),
                                               .block_rows = 1,
                                               .block_cols = 32,
                                               .lo = pare_matrix(lo, PARE_F32, 1, 3),
                                               .hi = pare_matrix(hi, PARE_F32, 1, 3)};
-                assert_ok(ops_call(PARE_OP_quant_range, ops_backend(run, k), &args));
+                assert_ok(ops_call(run, PARE_OP_quant_range, ops_backend(run, k), &args));
                 for (int block = 0; block < 3; block++)
                     assert_int_equal((pare__f32_bits(hi[block]) & 0x7f800000u) == 0x7f800000u,
                                      at / 32 == block);
@@ -83,8 +94,34 @@ static void fill_ranges(ops_run *run, ops_kind kind, float *lo, float *hi, int64
     }
 }
 
+/* Of ranges that are not finite, or have no finite scale, the first is named. */
+static void damaged_ranges(ops_run *run, pare_backend *be, float bad)
+{
+    enum { N = 600 };
+    for (int at = 0; at < N; at += 149) {
+        float *lo = ops_memory(run, N * 4, 4, 0), *hi = ops_memory(run, N * 4, 4, 0);
+        char block[32];
+        for (int i = 0; i < N; i++)
+            lo[i] = hi[i] = 0;
+        (bad < 0 ? lo : hi)[at] = hi[N - 1] = bad;
+        pare_quant_scale_args args = {.scheme = int_scheme(4, false),
+                                      .scale_dtype = PARE_F16,
+                                      .lo = pare_vector(lo, PARE_F32, N),
+                                      .hi = pare_vector(hi, PARE_F32, N),
+                                      .scale = pare_vector(hi, PARE_F32, N)};
+        snprintf(block, sizeof block, "block %d ", at);
+        assert_status(ops_call(run, PARE_OP_quant_scale, be, &args), PARE_ERR_DAMAGED);
+        assert_non_null(strstr(pare_last_error(), block));
+        ops_next(run);
+    }
+}
+
 void ops_cases_quant_scale(ops_run *run)
 {
+    static const float bad[] = {INFINITY, -INFINITY, NAN, 3e38f};
+    for (int k = 0; ops_backend(run, k); k++)
+        for (int i = 0; i < 4; i++)
+            damaged_ranges(run, ops_backend(run, k), bad[i]);
     for (int i = 0; i < SCHEMES; i++)
         for (int kind = 0; kind < OPS_WIDE; kind++)
             for (const int64_t *n = ops_sizes; *n >= 0 && *n < 2000; n++) {
@@ -142,7 +179,8 @@ void ops_cases_quantize(ops_run *run)
                 pare_scheme scheme = scheme_of(i);
                 int64_t down = (s->rows + b->rows - 1) / b->rows, n = s->rows * s->cols;
                 int64_t across = (s->cols + b->cols - 1) / b->cols;
-                float *w = ops_floats(run, (ops_kind)(turn % OPS_BAD), PARE_F32, n, 1);
+                float *w = ops_floats(run, (ops_kind)(turn % OPS_BAD), PARE_F32, n,
+                                      (size_t)(turn / 12 % 2));
                 pare_quantize_args args = {
                     .scheme = scheme,
                     .w = pare_matrix(w, PARE_F32, s->rows, s->cols),
@@ -191,9 +229,9 @@ void ops_cases_quantize_boundaries(ops_run *run)
 }
 
 /* Codes a scheme can have (E4M3 without its two NaNs). */
-static int8_t *make_codes(ops_run *run, const pare_scheme *scheme, int64_t n)
+static int8_t *make_codes(ops_run *run, const pare_scheme *scheme, int64_t n, size_t shift)
 {
-    int8_t *codes = (int8_t *)ops_bytes(run, n, 1);
+    int8_t *codes = (int8_t *)ops_bytes(run, n, shift);
     int half = 1 << (scheme->bits - 1);
     for (int64_t i = 0; i < n; i++)
         if (scheme->type == PARE_QUANT_INT)
@@ -218,7 +256,8 @@ void ops_cases_dequantize(ops_run *run)
                 int64_t across = (s->cols + b->cols - 1) / b->cols;
                 pare_dequantize_args args = {
                     .scheme = scheme,
-                    .codes = pare_matrix(make_codes(run, &scheme, n), PARE_I8, s->rows, s->cols),
+                    .codes = pare_matrix(make_codes(run, &scheme, n, (size_t)(turn / 12 % 2)),
+                                         PARE_I8, s->rows, s->cols),
                     .block_rows = b->rows,
                     .block_cols = b->cols,
                     .scale =
@@ -301,6 +340,8 @@ void ops_cases_quant_search(ops_run *run)
                 pare_scheme scheme = scheme_of(i);
                 pare_dtype dtype = weights[turn % 3];
                 int64_t n = shapes[k].rows * shapes[k].cols;
+                if (sizes[b].rows * sizes[b].cols == 1 && n > 64)
+                    continue; /* nothing new, and a device's block for each */
                 float *w = ops_floats(run, (ops_kind)(turn % OPS_WIDE), PARE_F32, n, 1);
                 pare_quant_search_args args = {
                     .scheme = scheme,
@@ -321,18 +362,22 @@ void ops_cases_quant_search(ops_run *run)
 /* ---- packing --------------------------------------------------------------------------------- */
 
 /* Every packing and width it has, over every shape. */
-static void each_packing(ops_run *run, void (*one)(ops_run *, pare_packing, int, ops_shape))
+static void each_packing(ops_run *run,
+                         void (*one)(ops_run *, pare_packing, int, ops_shape, size_t shift))
 {
     for (int p = PARE_PACK_STREAM; p <= PARE_PACK_NIBBLES; p++)
         for (int bits = 1; bits <= 8; bits++)
             for (const ops_shape *s = ops_shapes; s->rows >= 0; s++)
-                if (p != PARE_PACK_NIBBLES || bits == 4) {
-                    one(run, (pare_packing)p, bits, *s);
-                    ops_next(run);
-                }
-    one(run, PARE_PACK_NIBBLES, 4, (ops_shape){3, 70001});
-    one(run, PARE_PACK_STREAM, 4, (ops_shape){5, 4096});
-    ops_next(run);
+                for (size_t shift = 0; shift < 2; shift++)
+                    if (p != PARE_PACK_NIBBLES || bits == 4) {
+                        one(run, (pare_packing)p, bits, *s, shift);
+                        ops_next(run);
+                    }
+    for (size_t shift = 0; shift < 2; shift++) {
+        one(run, PARE_PACK_NIBBLES, 4, (ops_shape){3, 70001}, shift);
+        one(run, PARE_PACK_STREAM, 4, (ops_shape){5, 4096}, shift);
+        ops_next(run);
+    }
 }
 
 static ops_shape packed_shape(pare_packing packing, int bits, ops_shape s)
@@ -342,17 +387,17 @@ static ops_shape packed_shape(pare_packing packing, int bits, ops_shape s)
     return (ops_shape){s.rows, pare_packed_bytes(packing, bits, s.cols)};
 }
 
-static void pack_case(ops_run *run, pare_packing packing, int bits, ops_shape s)
+static void pack_case(ops_run *run, pare_packing packing, int bits, ops_shape s, size_t shift)
 {
     ops_shape p = packed_shape(packing, bits, s);
     pare_scheme scheme = int_scheme(bits, false);
     if (packing == PARE_PACK_NIBBLES)
         scheme = nf4;
-    pare_pack_args args = {
-        .packing = packing,
-        .bits = bits,
-        .codes = pare_matrix(make_codes(run, &scheme, s.rows * s.cols), PARE_I8, s.rows, s.cols),
-        .words = pare_matrix(NULL, PARE_U8, p.rows, p.cols)};
+    pare_pack_args args = {.packing = packing,
+                           .bits = bits,
+                           .codes = pare_matrix(make_codes(run, &scheme, s.rows * s.cols, shift),
+                                                PARE_I8, s.rows, s.cols),
+                           .words = pare_matrix(NULL, PARE_U8, p.rows, p.cols)};
     ops_expect(
         run, PARE_OP_pack, &args, sizeof args,
         (ops_output[]){output(offsetof(pare_pack_args, words.data), p.rows * p.cols, 1), {0}});
@@ -363,13 +408,13 @@ void ops_cases_pack(ops_run *run)
     each_packing(run, pack_case);
 }
 
-static void unpack_case(ops_run *run, pare_packing packing, int bits, ops_shape s)
+static void unpack_case(ops_run *run, pare_packing packing, int bits, ops_shape s, size_t shift)
 {
     ops_shape p = packed_shape(packing, bits, s);
     pare_unpack_args args = {
         .packing = packing,
         .bits = bits,
-        .words = pare_matrix(ops_bytes(run, p.rows * p.cols, 1), PARE_U8, p.rows, p.cols),
+        .words = pare_matrix(ops_bytes(run, p.rows * p.cols, shift), PARE_U8, p.rows, p.cols),
         .codes = pare_matrix(NULL, PARE_I8, s.rows, s.cols)};
     ops_expect(
         run, PARE_OP_unpack, &args, sizeof args,

@@ -1,21 +1,9 @@
-#include "ops_harness.h"
-
+#include "ops_device.h"
 #include "ops_oracle.h"
 
 #include "base/half.h"
 
 #include <math.h>
-
-#define GUARD 64
-#define MAX_BACKENDS 8
-#define MAX_BLOCKS 32
-
-struct ops_run {
-    pare_backend *backends[MAX_BACKENDS + 1];
-    void *blocks[MAX_BLOCKS];
-    int block_count;
-    uint64_t state;
-};
 
 const int64_t ops_sizes[] = {0,   1,   2,   3,    7,    8,    9,    15,    16,  17,  31,
                              32,  33,  63,  64,   65,   127,  128,  129,   255, 257, 511,
@@ -31,6 +19,7 @@ const ops_shape ops_shapes[] = {{0, 5},   {5, 0},   {1, 1},   {1, 7},    {3, 8},
 typedef struct op_calls {
     pare_status (*op)(pare_backend *be, const void *args);
     void (*oracle)(const void *args);
+    size_t args_size;
 } op_calls;
 
 #define OP_THUNKS(name)                                                                            \
@@ -45,14 +34,16 @@ typedef struct op_calls {
 PARE_OPS(OP_THUNKS)
 
 static const op_calls calls[PARE_OP_COUNT] = {
-#define OP_ROW(name) [PARE_OP_##name] = {call_##name, ask_##name},
+#define OP_ROW(name) [PARE_OP_##name] = {call_##name, ask_##name, sizeof(pare_##name##_args)},
     PARE_OPS(OP_ROW)
 #undef OP_ROW
 };
 
-pare_status ops_call(pare_op op, pare_backend *be, const void *args)
+pare_status ops_call(ops_run *run, pare_op op, pare_backend *be, const void *args)
 {
-    return calls[op].op(be, args);
+    if (pare_backend_is_host(be))
+        return calls[op].op(be, args);
+    return ops_device_call(run, op, calls[op].op, be, args, calls[op].args_size);
 }
 
 /* ---- run ------------------------------------------------------------------------------------- */
@@ -69,6 +60,16 @@ ops_run *ops_run_make(void)
             assert_ok(pare_cpu_create(&(pare_cpu_options){.threads = threads, .isa = *isa},
                                       &run->backends[count++]));
     }
+    run->state = 1;
+    return run;
+}
+
+ops_run *ops_run_make_device(pare_backend *device, bool (*mode)(int index))
+{
+    ops_run *run = calloc(1, sizeof *run);
+    assert_non_null(run);
+    run->backends[0] = device;
+    run->mode = mode;
     run->state = 1;
     return run;
 }
@@ -106,7 +107,8 @@ void *ops_memory(ops_run *run, size_t bytes, size_t align, size_t shift)
     size_t size = bytes + align * shift; /* exactly: a sanitizer sees the first byte behind */
     void *block = NULL;
     assert_int_equal(posix_memalign(&block, 64, size > 0 ? size : 1), 0);
-    assert_true(run->block_count < MAX_BLOCKS);
+    assert_true(run->block_count < OPS_MAX_BLOCKS);
+    run->sizes[run->block_count] = size;
     run->blocks[run->block_count++] = block;
     memset(block, 0x3c, size);
     return (uint8_t *)block + align * shift;
@@ -193,32 +195,25 @@ uint8_t *ops_mask(ops_run *run, int64_t rows, int64_t cols, int of, size_t shift
 
 /* ---- comparison ------------------------------------------------------------------------------ */
 
-/* Outputs of one call: a copy of the arguments with pointers to fresh memory between sentinels. */
-typedef struct instance {
-    void *args;
-    uint8_t *memory[OPS_MAX_OUTPUTS], *data[OPS_MAX_OUTPUTS];
-    size_t total[OPS_MAX_OUTPUTS];
-} instance;
-
 static uint8_t pattern(size_t i)
 {
     return (uint8_t)(0xa5u ^ i * 29u);
 }
 
-static instance make_instance(const void *args, size_t args_size, const ops_output *outs,
-                              size_t shift)
+static ops_instance make_instance(const void *args, size_t args_size, const ops_output *outs,
+                                  size_t shift)
 {
-    instance in = {.args = malloc(args_size)};
+    ops_instance in = {.args = malloc(args_size)};
     assert_non_null(in.args);
     memcpy(in.args, args, args_size);
     for (int i = 0; outs[i].align != 0; i++) {
         assert_true(i < OPS_MAX_OUTPUTS);
-        in.total[i] = GUARD + outs[i].align * shift + outs[i].bytes + GUARD;
+        in.total[i] = OPS_GUARD + outs[i].align * shift + outs[i].bytes + OPS_GUARD;
         in.memory[i] = aligned_alloc(64, (in.total[i] + 63) / 64 * 64);
         assert_non_null(in.memory[i]);
         for (size_t j = 0; j < in.total[i]; j++)
             in.memory[i][j] = pattern(j);
-        in.data[i] = in.memory[i] + GUARD + outs[i].align * shift;
+        in.data[i] = in.memory[i] + OPS_GUARD + outs[i].align * shift;
         const void *start;
         memcpy(&start, (const uint8_t *)args + outs[i].pointer, sizeof start);
         if (outs[i].keeps && outs[i].bytes > 0)
@@ -229,7 +224,7 @@ static instance make_instance(const void *args, size_t args_size, const ops_outp
 }
 
 /* The inputs that outputs take the place of move to where these are. */
-static void join_in_place(instance *in, const ops_output *outs)
+static void join_in_place(ops_instance *in, const ops_output *outs)
 {
     for (int i = 0; outs[i].align != 0; i++) {
         if (!outs[i].in_place)
@@ -243,14 +238,14 @@ static void join_in_place(instance *in, const ops_output *outs)
     }
 }
 
-static void free_instance(instance *in, const ops_output *outs)
+static void free_instance(ops_instance *in, const ops_output *outs)
 {
     for (int i = 0; outs[i].align != 0; i++)
         free(in->memory[i]);
     free(in->args);
 }
 
-static void check_guards(const instance *in, const ops_output *outs, const char *what)
+static void check_guards(const ops_instance *in, const ops_output *outs, const char *what)
 {
     for (int i = 0; outs[i].align != 0; i++)
         for (size_t j = 0; j < in->total[i]; j++) {
@@ -262,13 +257,19 @@ static void check_guards(const instance *in, const ops_output *outs, const char 
         }
 }
 
-static void compare_bytes(const instance *got, const instance *want, const ops_output *outs, int i,
-                          const char *what)
+static void compare_bytes(const ops_instance *got, const ops_instance *want, const ops_output *outs,
+                          int i, const char *what)
 {
     for (size_t j = 0; j < outs[i].bytes; j++)
         if (got->data[i][j] != want->data[i][j])
             fail_msg("%s: output %d differs from the oracle at byte %zu of %zu: %#x, not %#x", what,
                      i, j, outs[i].bytes, got->data[i][j], want->data[i][j]);
+}
+
+/* Element i of an output that is compared as numbers. */
+static double number(const void *data, pare_dtype dtype, int64_t i)
+{
+    return dtype == PARE_F64 ? ((const double *)data)[i] : oracle_value(data, dtype, i);
 }
 
 /* Root of the mean square of what is finite. */
@@ -277,7 +278,7 @@ static double rms(const void *data, pare_dtype dtype, int64_t n)
     double sum = 0;
     int64_t count = 0;
     for (int64_t j = 0; j < n; j++) {
-        double x = oracle_value(data, dtype, j);
+        double x = number(data, dtype, j);
         if (isfinite(x)) {
             sum += x * x;
             count++;
@@ -297,17 +298,18 @@ static double deviation(double a, double b, double tolerance, double scale)
     return fabs(a - b) / (tolerance * (fabs(b) + scale));
 }
 
-static void compare_numbers(const instance *got, const instance *want, const ops_output *outs,
-                            int i, const char *what)
+static void compare_numbers(const ops_instance *got, const ops_instance *want,
+                            const ops_output *outs, int i, const char *what)
 {
     const ops_output *out = &outs[i];
     int64_t n = (int64_t)(out->bytes / out->align), at = 0, wrong = 0;
     double tolerance = out->tolerance + (out->dtype == PARE_BF16 ? 0x1p-8 : 0);
     double scale = rms(want->data[i], out->dtype, n), most = 0;
-    assert_true(out->align == (out->dtype == PARE_BF16 ? 2 : 4)); /* an output's dtype is its own */
+    assert_true(out->align * 8 ==
+                (size_t)pare_dtype_bits(out->dtype)); /* an output's dtype is its own */
     for (int64_t j = 0; j < n; j++) {
-        double d = deviation(oracle_value(got->data[i], out->dtype, j),
-                             oracle_value(want->data[i], out->dtype, j), tolerance, scale);
+        double d = deviation(number(got->data[i], out->dtype, j),
+                             number(want->data[i], out->dtype, j), tolerance, scale);
         wrong += d > 1;
         at = d > most ? j : at;
         most = d > most ? d : most;
@@ -316,11 +318,11 @@ static void compare_numbers(const instance *got, const instance *want, const ops
         fail_msg("%s: output %d: %lld of %lld elements are off; the worst, %lld, is %.9g, not "
                  "%.9g: %.3g times the allowed deviation (RMS of the oracle's output %.3g)",
                  what, i, (long long)wrong, (long long)n, (long long)at,
-                 oracle_value(got->data[i], out->dtype, at),
-                 oracle_value(want->data[i], out->dtype, at), most, scale);
+                 number(got->data[i], out->dtype, at), number(want->data[i], out->dtype, at), most,
+                 scale);
 }
 
-static void compare(const instance *got, const instance *want, const ops_output *outs,
+static void compare(const ops_instance *got, const ops_instance *want, const ops_output *outs,
                     const char *what)
 {
     for (int i = 0; outs[i].align != 0; i++)
@@ -338,8 +340,8 @@ static bool depends_on_threads(pare_op op)
 }
 
 /* The same instruction set gives the same bytes with one thread and with three. */
-static void compare_threads(const instance *one, const instance *three, const ops_output *outs,
-                            const char *what)
+static void compare_threads(const ops_instance *one, const ops_instance *three,
+                            const ops_output *outs, const char *what)
 {
     for (int i = 0; outs[i].align != 0; i++)
         for (size_t j = 0; j < outs[i].bytes; j++)
@@ -355,7 +357,7 @@ static const char *describe(const pare_backend *be, pare_op op, char *text, size
     return text;
 }
 
-static void call_backend(pare_backend *be, pare_op op, instance *got, const ops_output *outs,
+static void call_backend(pare_backend *be, pare_op op, ops_instance *got, const ops_output *outs,
                          const char *what)
 {
     pare_status status = calls[op].op(be, got->args);
@@ -364,15 +366,44 @@ static void call_backend(pare_backend *be, pare_op op, instance *got, const ops_
     check_guards(got, outs, what);
 }
 
+/* The device's outputs in every mode. */
+static void expect_device(ops_run *run, pare_op op, const void *args, size_t args_size,
+                          const ops_output *outs, const ops_instance *want)
+{
+    char what[192];
+    pare_backend *be = run->backends[0];
+    ops_output there[OPS_MAX_OUTPUTS + 1] = {{0}};
+    for (int i = 0; outs[i].align != 0; i++) {
+        there[i] = outs[i];
+        if (outs[i].device > 0)
+            there[i].tolerance = outs[i].device;
+    }
+    run->cases++;
+    for (int i = 0; run->mode(i); i++) {
+        snprintf(what, sizeof what, "%s on %s, mode %d", pare_op_name(op), pare_backend_name(be),
+                 i);
+        ops_instance got = make_instance(args, args_size, outs, ((size_t)i + run->cases) % 4);
+        join_in_place(&got, outs);
+        pare_status status = ops_device_run(run, op, calls[op].op, be, args_size, outs, &got);
+        if (status != PARE_OK)
+            fail_msg("%s: %s: %s", what, pare_status_name(status), pare_last_error());
+        check_guards(&got, outs, what);
+        compare(&got, want, there, what);
+        free_instance(&got, outs);
+    }
+}
+
 void ops_expect(ops_run *run, pare_op op, const void *args, size_t args_size,
                 const ops_output *outs)
 {
-    char what[96];
-    instance want = make_instance(args, args_size, outs, 0);
+    char what[192];
+    ops_instance want = make_instance(args, args_size, outs, 0);
     calls[op].oracle(want.args);
     check_guards(&want, outs, "oracle");
-    for (int b = 0; run->backends[b]; b += 2) { /* with one thread, with three */
-        instance got[2];
+    if (run->mode)
+        expect_device(run, op, args, args_size, outs, &want);
+    for (int b = 0; !run->mode && run->backends[b]; b += 2) { /* with one thread, with three */
+        ops_instance got[2];
         describe(run->backends[b], op, what, sizeof what);
         for (int t = 0; t < 2; t++) {
             got[t] = make_instance(args, args_size, outs, (size_t)((b + t) % 4));

@@ -25,6 +25,7 @@ typedef struct ops_output {
      * of the oracle's output), a BF16 output having 2^-8 on top; NaN only equals NaN, Inf itself.
      */
     double tolerance;
+    double device; /* above 0: the tolerance on a device, where tensor cores round more often */
     pare_dtype dtype;
     /* The backends (not the oracle) get it in the place of an input of as many bytes. */
     bool in_place;
@@ -46,6 +47,10 @@ typedef enum ops_kind {
 typedef struct ops_run ops_run;
 
 ops_run *ops_run_make(void);
+/* The same for a backend whose memory is not the host's (ops_device.c): outputs and what arguments
+ * point to are copied there and back. Every case runs once in each mode: mode(i) makes ready for
+ * the i-th and is false when there is none left. Frees the backend with the run. */
+ops_run *ops_run_make_device(pare_backend *device, bool (*mode)(int index));
 void ops_run_free(ops_run *run);
 
 /* A pseudo-random number. */
@@ -72,7 +77,9 @@ void ops_expect(ops_run *run, pare_op op, const void *args, size_t args_size,
 
 /* For checks of their own: the backends one by one, NULL after the last. */
 pare_backend *ops_backend(ops_run *run, int index);
-pare_status ops_call(pare_op op, pare_backend *be, const void *args);
+/* Calls an op; all that args point to must be from ops_memory() and its like, or be results in host
+ * memory as the op's comment says. */
+pare_status ops_call(ops_run *run, pare_op op, pare_backend *be, const void *args);
 
 /* Sizes and shapes around every edge; ends with -1. */
 extern const int64_t ops_sizes[];

@@ -108,6 +108,28 @@ void oracle_select_count(const pare_select_count_args *args)
     }
 }
 
+static int compare_keys(const void *a, const void *b)
+{
+    const uint32_t *x = a, *y = b;
+    return *x < *y ? -1 : *x > *y;
+}
+
+void oracle_select_kth(const pare_select_kth_args *args)
+{
+    int64_t n = args->x.shape[0];
+    uint32_t *keys = calloc((size_t)n, sizeof *keys);
+    for (int64_t i = 0; i < n; i++)
+        keys[i] = key_at(&args->x, i);
+    qsort(keys, (size_t)n, sizeof *keys, compare_keys);
+    *args->threshold = keys[args->k - 1];
+    *args->below = *args->equal = 0;
+    for (int64_t i = 0; i < n; i++) {
+        *args->below += keys[i] < keys[args->k - 1];
+        *args->equal += keys[i] == keys[args->k - 1];
+    }
+    free(keys);
+}
+
 void oracle_mask_select(const pare_mask_select_args *args)
 {
     int64_t R = args->x.shape[0], C = args->x.shape[1], ties = 0;

@@ -91,23 +91,44 @@ static int64_t row_best(const pare_tensor *x, int64_t i)
     return best;
 }
 
+/* log softmax of a row's logits, divided by the temperature. */
+static double log_softmax(const pare_tensor *x, int64_t i, int64_t v, double top, double log_sum,
+                          double temperature)
+{
+    return (oracle_get(x, i * x->shape[1] + v) - top) / temperature - log_sum;
+}
+
+/* log Σ e^((x − top)/temperature) of a row. */
+static double row_log_sum_at(const pare_tensor *x, int64_t i, double top, double temperature)
+{
+    double sum = 0;
+    for (int64_t v = 0; v < x->shape[1]; v++)
+        sum += exp((oracle_get(x, i * x->shape[1] + v) - top) / temperature);
+    return log(sum);
+}
+
 void oracle_kl(const pare_kl_args *a)
 {
     int64_t V = a->x.shape[1];
+    double temperature = a->temperature != 0 ? (double)a->temperature : 1;
     for (int64_t i = 0; i < a->x.shape[0]; i++) {
         double p_top = row_top(&a->teacher, i), q_top = row_top(&a->x, i), kl = 0;
-        double p_sum = row_log_sum(&a->teacher, i, p_top), q_sum = row_log_sum(&a->x, i, q_top);
+        double p_sum = row_log_sum_at(&a->teacher, i, p_top, temperature);
+        double q_sum = row_log_sum_at(&a->x, i, q_top, temperature);
+        if (a->same.data)
+            ((uint8_t *)a->same.data)[i] = row_best(&a->teacher, i) == row_best(&a->x, i);
         for (int64_t v = 0; v < V; v++) {
-            double log_p = oracle_get(&a->teacher, i * V + v) - p_top - p_sum;
-            double log_q = oracle_get(&a->x, i * V + v) - q_top - q_sum;
+            double log_p = log_softmax(&a->teacher, i, v, p_top, p_sum, temperature);
+            double log_q = log_softmax(&a->x, i, v, q_top, q_sum, temperature);
             if (exp(log_p) != 0)
                 kl += exp(log_p) * (log_p - log_q);
             else if (isnan(log_q))
                 kl = log_q;
+            if (a->dx.data)
+                oracle_put(&a->dx, i * V + v,
+                           (double)a->grad_scale / temperature * (exp(log_q) - exp(log_p)));
         }
         oracle_put(&a->kl, i, kl);
-        if (a->same.data)
-            ((uint8_t *)a->same.data)[i] = row_best(&a->teacher, i) == row_best(&a->x, i);
     }
 }
 
@@ -154,6 +175,17 @@ void oracle_ema(const pare_ema_args *a)
     double decay = (double)a->decay;
     for (int64_t i = 0; i < a->e.shape[0]; i++)
         oracle_put(&a->e, i, decay * oracle_get(&a->e, i) + (1 - decay) * oracle_get(&a->w, i));
+}
+
+void oracle_sum_squares(const pare_sum_squares_args *a)
+{
+    long double sum = a->accumulate ? *(const double *)a->sum.data : 0;
+    for (int64_t i = 0; i < a->x.shape[0]; i++)
+        if (is_kept(&a->mask, i)) {
+            double x = oracle_get(&a->x, i);
+            sum += (long double)(x * x);
+        }
+    *(double *)a->sum.data = (double)sum;
 }
 
 /* ---- activations of quantised products ------------------------------------------------------- */

@@ -71,6 +71,21 @@ void oracle_batch_norm(const pare_batch_norm_args *a)
     }
 }
 
+/* Each step is one of f32. */
+void oracle_batch_norm_fold(const pare_batch_norm_fold_args *a)
+{
+    for (int64_t c = 0; c < a->gamma.shape[0]; c++) {
+        double var = oracle_round_dtype(oracle_get(&a->running_var, c) + (double)a->eps, PARE_F32);
+        double root = oracle_round_dtype(sqrt(var), PARE_F32);
+        double scale = oracle_round_dtype(oracle_get(&a->gamma, c) / root, PARE_F32);
+        double middle = (a->bias.data ? oracle_get(&a->bias, c) : 0);
+        middle = oracle_round_dtype(middle - oracle_get(&a->running_mean, c), PARE_F32);
+        middle = oracle_round_dtype(middle * scale, PARE_F32);
+        oracle_put(&a->scale, c, scale);
+        oracle_put(&a->shift, c, oracle_get(&a->beta, c) + middle);
+    }
+}
+
 void oracle_batch_norm_grad(const pare_batch_norm_grad_args *a)
 {
     int64_t R = rows_of(&a->x), C = cols_of(&a->x);

@@ -245,3 +245,46 @@ void oracle_unpack(const pare_unpack_args *args)
         codes[i] = (int8_t)(u - offset_of(args->packing, args->bits));
     }
 }
+
+/* ---- in one pass ----------------------------------------------------------------------------- */
+
+void oracle_quant_pack(const pare_quant_pack_args *args)
+{
+    int64_t n = pare_tensor_count(&args->w), blocks = pare_tensor_count(&args->scale);
+    float *w = calloc((size_t)n + 1, sizeof *w), *lo = calloc((size_t)blocks + 1, sizeof *lo);
+    int8_t *codes = calloc((size_t)n + 1, 1);
+    pare_quantize_args quantize = {
+        .scheme = args->scheme,
+        .w = pare_matrix(w, PARE_F32, args->w.shape[0], args->w.shape[1]),
+        .block_rows = 1,
+        .block_cols = args->block_cols,
+        .scale = args->scale,
+        .zero = args->zero,
+        .codes = pare_matrix(codes, PARE_I8, args->w.shape[0], args->w.shape[1])};
+    pare_tensor ends = pare_matrix(lo, PARE_F32, args->scale.shape[0], args->scale.shape[1]);
+    for (int64_t i = 0; i < n; i++)
+        w[i] = (float)oracle_value(args->w.data, args->w.dtype, i);
+    oracle_quant_range(&(pare_quant_range_args){.w = quantize.w,
+                                                .block_rows = 1,
+                                                .block_cols = args->block_cols,
+                                                .lo = ends,
+                                                .hi = args->scale});
+    oracle_quant_scale(
+        &(pare_quant_scale_args){.scheme = args->scheme,
+                                 .scale_dtype = args->scale_dtype,
+                                 .lo = pare_vector(lo, PARE_F32, blocks),
+                                 .hi = pare_vector(args->scale.data, PARE_F32, blocks),
+                                 .scale = pare_vector(args->scale.data, PARE_F32, blocks),
+                                 .zero = pare_vector(args->zero.data, PARE_I8, blocks)});
+    oracle_quantize(&quantize);
+    if (args->codes.data)
+        memcpy(args->codes.data, codes, (size_t)n);
+    if (args->words.data)
+        oracle_pack(&(pare_pack_args){.packing = PARE_PACK_STREAM,
+                                      .bits = args->scheme.bits,
+                                      .codes = quantize.codes,
+                                      .words = args->words});
+    free(w);
+    free(lo);
+    free(codes);
+}

@@ -68,6 +68,30 @@ const char *fixture_tokens(const char *folder, int64_t count, int vocabulary)
     return path;
 }
 
+const char *fixture_rows(const char *folder, int64_t count, int64_t length, int vocabulary,
+                         const char **labels)
+{
+    static char path[4096], side[4096];
+    uint16_t *tokens = calloc((size_t)(count * length), 2);
+    uint8_t *classes = malloc((size_t)count);
+    uint64_t state = 11;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t end = 2 + next(&state) % (uint32_t)(length - 1);
+        classes[i] = (uint8_t)(next(&state) % FIXTURE_CLASSES);
+        for (int64_t t = 0; t < end; t++)
+            tokens[i * length + t] =
+                (uint16_t)(1 + (classes[i] + 4 * next(&state)) % (uint32_t)(vocabulary - 1));
+    }
+    snprintf(path, sizeof path, "%s/rows.u16", folder);
+    write_file(path, "", 0, tokens, (size_t)(count * length) * 2);
+    snprintf(side, sizeof side, "%s/rows-labels.u8", folder);
+    write_file(side, "", 0, classes, (size_t)count);
+    free(tokens);
+    free(classes);
+    *labels = side;
+    return path;
+}
+
 pare_model *fixture_model(const train_fixture *f, const train_fixture_options *o, uint64_t seed)
 {
     pare_model *model = NULL;
@@ -86,13 +110,19 @@ static void open_data(train_fixture *f, const train_fixture_options *o)
     int64_t samples = o->samples ? o->samples : o->length ? 40 : 96;
     if (o->length) {
         int vocabulary = o->vocabulary ? o->vocabulary : 32;
-        data.path = fixture_tokens(f->folder, samples * o->length + 1, vocabulary);
+        if (o->rows) {
+            data.path = fixture_rows(f->folder, samples, o->length, vocabulary, &data.labels);
+            data.pad_id = 0;
+        } else {
+            data.path = fixture_tokens(f->folder, samples * o->length + 1, vocabulary);
+        }
         data.tokens = true;
         data.seq_len = o->length;
         data.vocabulary = vocabulary;
     } else {
         data.path = fixture_images(f->folder, samples, !o->unlabelled);
         data.scale = 1 / 255.0f;
+        data.mixup = o->mixup;
         data.mean[0] = 0.4f;
         data.std[0] = 0.3f;
     }
@@ -102,7 +132,9 @@ static void open_data(train_fixture *f, const train_fixture_options *o)
 train_fixture fixture_make(const train_fixture_options *options)
 {
     train_fixture f = {.folder = test_folder_make()};
-    assert_ok(pare_cpu_create(&(pare_cpu_options){.threads = 2}, &f.be));
+    f.be = options->be;
+    if (!f.be)
+        assert_ok(pare_cpu_create(&(pare_cpu_options){.threads = 2}, &f.be));
     assert_ok(pare_sched_create(&(pare_sched_options){.threads = 2}, &f.sched));
     f.shape = (pare_model_shape){.batch = options->batch ? options->batch : 16,
                                  .length = options->length,
@@ -129,10 +161,12 @@ float *fixture_values(pare_model *model, int64_t *count)
         *count += pare_tensor_count(&pare_model_param(model, i)->value);
     float *values = malloc((size_t)*count * 4), *at = values;
     for (int64_t i = 0; i < pare_model_param_count(model); i++) {
-        const pare_tensor *value = &pare_model_param(model, i)->value;
-        int64_t n = pare_tensor_count(value);
-        memcpy(at, value->data, (size_t)n * 4);
-        at += n;
+        int rank;
+        int64_t shape[PARE_MAX_RANK], rows, cols;
+        pare_model_stored_shape(model, i, &rank, shape);
+        pare_shape_matrix(rank, shape, &rows, &cols);
+        assert_ok(pare_model_read_rows(model, i, 0, rows, at));
+        at += rows * cols;
     }
     return values;
 }

@@ -318,6 +318,10 @@ static void metrics_that_do_not_fit_are_refused(void **state)
     o.outputs = NULL;
     o.dataset = images.f.dataset;
     refused(&o, images.f.sched, "takes tokens");
+    pair rows = make((train_fixture_options){.config = LLAMA("40"), .length = 12, .rows = true});
+    o = asked(&rows, PARE_METRIC_KLD);
+    refused(&o, rows.f.sched, "a class for each row");
+    unmake(&rows);
     unmake(&images);
     unmake(&tokens);
 }
@@ -369,8 +373,10 @@ static void bytes_are_what_it_takes(void **state)
         pare_eval_options o = asked(&p, metrics[i]);
         pare__measure m;
         assert_ok(pare__measure_create(&o, &m));
-        assert_int_equal(pare_eval_bytes(&o, &p.f.shape),
-                         m.arena_bytes + PARE__AHEAD * pare_batch_bytes(p.f.dataset, o.batch));
+        pare_footprint bytes = pare_eval_bytes(&o, &p.f.shape);
+        assert_int_equal(bytes.backend, m.arena_bytes);
+        assert_int_equal(bytes.host, PARE__AHEAD * pare_batch_bytes(p.f.dataset, o.batch));
+        assert_null(m.host);
         pare__measure_free(&m);
     }
     unmake(&p);

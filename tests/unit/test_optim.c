@@ -31,7 +31,7 @@ static bench begin(const pare_train_options *options, uint8_t *mask)
     for (int i = 0; mask && i < 1024; i++)
         if (!mask[i])
             ((float *)b.weight->value.data)[i] = 0;
-    assert_ok(pare__optim_create(options, b.f.model, &b.optim));
+    assert_ok(pare__optim_create(options, b.f.model, b.f.be, &b.optim));
     return b;
 }
 
@@ -160,7 +160,7 @@ static void the_norm_is_of_what_no_mask_keeps_zero(void **state)
     assert_true(fabs(norm - sqrt(want)) < 1e-9 * norm);
     ((float *)b.bias->grad.data)[3] = INFINITY;
     assert_ok(pare__optim_norm(&b.optim, b.f.model, b.f.be, &norm));
-    assert_true(isnan(norm));
+    assert_true(!isfinite(norm));
     end(&b);
 }
 
@@ -195,12 +195,13 @@ static void frozen_parameters_have_no_state(void **state)
     options.freezes = 1;
     train_fixture f = fixture_make(&(train_fixture_options){.freeze = &options});
     pare__optim optim = {0};
-    assert_ok(pare__optim_create(&options, f.model, &optim));
+    assert_ok(pare__optim_create(&options, f.model, f.be, &optim));
     assert_int_equal(optim.count, 2); /* two weights */
-    assert_int_equal(optim.state_bytes, 2 * (64 * 16 + 16 * 4) * 4);
+    assert_int_equal(optim.state_bytes, 64 + 2 * (64 * 16 + 16 * 4) * 4);
     assert_int_equal(optim.average_bytes, 0);
-    assert_int_equal(pare__optim_bytes(&options, f.model),
-                     optim.state_bytes + 2 * (int64_t)sizeof *optim.trained);
+    pare_footprint bytes = pare__optim_bytes(&options, f.model);
+    assert_int_equal(bytes.backend, optim.state_bytes);
+    assert_int_equal(bytes.host, 2 * (int64_t)sizeof *optim.trained);
     pare__optim_free(&optim);
     fixture_free(&f);
 }
@@ -210,13 +211,17 @@ static void state_is_as_large_as_the_optimiser_needs(void **state)
     (void)state;
     /* 64·16 + 16·4 weights, biases of 16 and 4 that take whole cache lines */
     const int64_t values = (64 * 16 + 16 * 4 + 16 + 16) * 4;
+    const int64_t sum = 64; /* of squares, and room through which the average is swapped */
+    const int64_t swap = (int64_t)1 << 20;
     pare_train_options plain = {.optimiser = PARE_SGD}, average = adamw;
     average.ema = 0.9;
     const struct {
         const pare_train_options *options;
         int64_t state, average;
-    } cases[] = {
-        {&plain, 0, 0}, {&sgd, values, 0}, {&adamw, 2 * values, 0}, {&average, 2 * values, values}};
+    } cases[] = {{&plain, sum, 0},
+                 {&sgd, sum + values, 0},
+                 {&adamw, sum + 2 * values, 0},
+                 {&average, sum + 2 * values, values + swap}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         bench b = begin(cases[i].options, NULL);
         assert_int_equal(b.optim.state_bytes, cases[i].state);
@@ -230,7 +235,7 @@ static void a_model_prepared_for_inference_is_refused(void **state)
     (void)state;
     train_fixture f = fixture_make(&(train_fixture_options){.inference = true});
     pare__optim optim = {0};
-    assert_status(pare__optim_create(&sgd, f.model, &optim), PARE_ERR_ARGUMENT);
+    assert_status(pare__optim_create(&sgd, f.model, f.be, &optim), PARE_ERR_ARGUMENT);
     assert_non_null(strstr(pare_last_error(), "prepared for training"));
     pare__optim_free(&optim);
     fixture_free(&f);

@@ -394,11 +394,11 @@ static void bytes_are_what_it_takes(void **state)
         pare_train_options options = options_of(PARE_ADAMW, 0.01, 10);
         options.ema = 0.9;
         pare_trainer *t = trainer_of(&f, &options);
-        int64_t own = t->optim.state_bytes + t->optim.average_bytes +
-                      (int64_t)(t->optim.count * sizeof *t->optim.trained) + t->scratch_size +
-                      (t->buffer_count + 10) * 4;
-        assert_int_equal(pare_train_bytes(&options, f.model, f.dataset, &f.shape),
-                         own + PARE__AHEAD * pare_batch_bytes(f.dataset, 16));
+        pare_footprint bytes = pare_train_bytes(&options, f.model, f.be, f.dataset, &f.shape);
+        assert_int_equal(bytes.backend, t->optim.state_bytes + t->optim.average_bytes +
+                                            t->scratch_size + t->buffer_count * 4);
+        assert_int_equal(bytes.host, (int64_t)(t->optim.count * sizeof *t->optim.trained) + 10 * 4 +
+                                         PARE__AHEAD * pare_batch_bytes(f.dataset, 16));
         pare_trainer_free(&t);
         fixture_free(&f);
     }

@@ -75,6 +75,7 @@ enum option_id {
     OPT_DEVICE,
     OPT_THREADS,
     OPT_MEMORY,
+    OPT_DEVICE_MEMORY,
     OPT_SEED,
     OPT_JSON,
     OPT_QUIET,

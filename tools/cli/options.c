@@ -150,15 +150,20 @@ const struct option_row option_rows[OPTIONS] = {
                      NULL, "leave tensors alone whose name matches; repeatable; default none"},
     [OPT_PLAN] = {"plan", 0, NULL, KIND_FLAG, NULL, NULL,
                   "say what would be read, written, needed and taken, and do nothing; default off"},
-    [OPT_DEVICE] =
-        {"device", 0, "NAME", KIND_TEXT, NULL, "auto cpu",
-         "`auto`, `cpu`, `cuda` or `cuda:N`; default `auto`; this version has the CPU only"},
+    [OPT_DEVICE] = {"device", 0, "NAME", KIND_TEXT, NULL, "auto cpu cuda",
+                    "where to compute: `cpu`, `cuda` (the first GPU), `cuda:N`, or `auto`: the "
+                    "first GPU if there is one; default `auto`; results do not depend on it, but "
+                    "for `train` and `eval` (last digits)"},
     [OPT_THREADS] = {"threads", 0, "N", KIND_THREADS, NULL, NULL,
                      "threads to work with, 1 to 4096; default: every processor this process may "
                      "use; results do not depend on it, but for `train` and `eval` (last digits)"},
     [OPT_MEMORY] = {"memory", 0, "SIZE", KIND_SIZE, NULL, NULL,
                     "host memory budget in bytes; default: 256M and twice the largest tensor, of "
                     "`train` and `eval` what is free; results do not depend on it"},
+    [OPT_DEVICE_MEMORY] = {"device-memory", 0, "SIZE", KIND_SIZE,
+                           "plan run prune quantize train eval convert compare", NULL,
+                           "how much of the device's memory may be used; default: what is free "
+                           "there; results do not depend on it"},
     [OPT_SEED] = {"seed", 0, "N", KIND_SEED, NULL, NULL,
                   "seed of everything random, 0 to 2^64 - 1; default 0, or the recipe's"},
     [OPT_JSON] = {"json", 0, NULL, KIND_FLAG, NULL, NULL,

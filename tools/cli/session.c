@@ -173,6 +173,7 @@ int session_begin(const struct args *args, struct session *session)
         .isa = isa && *isa ? isa : NULL,
         .device = v[OPT_DEVICE].text,
         .memory = v[OPT_MEMORY].whole,
+        .device_memory = v[OPT_DEVICE_MEMORY].whole,
         .trace = v[OPT_TRACE].text,
         .sync = v[OPT_SYNC].given,
         .strict = v[OPT_STRICT].given,

@@ -1,0 +1,161 @@
+#!/usr/bin/env bash
+# The program on simulated devices beside itself on the CPU: pruning and quantising give the same
+# bytes, training and measuring the same numbers; devices that are not there, that fail in mid-run,
+# that are too small; what a device began the CPU ends. PARE is a pare over the simulator.
+. "$(dirname "$0")/../cli/lib.sh"
+
+# same NAME COMMAND...: the command's output is the same file from --device cuda and --device cpu.
+same() {
+    local name=$1 out
+    shift
+    for device in cuda cpu; do
+        out="$device.${name##*.}"
+        rm -rf "$out" "$out.report.json"
+        "$@" -o "$out" --device "$device" --quiet >stdout.txt 2>stderr.txt ||
+            fail "$* --device $device: $(tail -n 1 stderr.txt)"
+    done
+    diff -r "cuda.${name##*.}" "cpu.${name##*.}" || fail "$*: the device's bytes are others"
+    printf 'ok    %s: the same bytes\n' "${*#"$PARE"}"
+}
+
+# finish_on_cpu COMMAND...: ends what the device left, with the bytes that the CPU alone made.
+finish_on_cpu() {
+    "$@" -o out.h5 --device cpu --quiet >stdout.txt 2>stderr.txt ||
+        fail "$* --device cpu: $(tail -n 1 stderr.txt)"
+    cmp out.h5 want.h5 || fail "$*: ended on the CPU, with other bytes"
+    [ ! -e out.h5.part ] && [ ! -e out.h5.journal ] || fail "$*: left a part behind"
+    rm -f out.h5 out.h5.report.json
+}
+
+# ---- devices
+
+expect 0 'cuda:1 simulated device 1, compute capability 9.0' "$PARE" devices
+expect 0 '"driver": "13.0"' "$PARE" devices --json
+CUDASIM_DEVICES=0 expect 0 'note *this machine has no CUDA device' "$PARE" devices
+CUDASIM_DRIVER=none expect 0 'note *this machine has no NVIDIA driver' "$PARE" devices
+CUDASIM_DRIVER=old expect 1 'driver supports CUDA up to .* needs' "$PARE" devices --device cuda
+
+make good big.safetensors 96 320
+prune=("$PARE" prune big.safetensors --sparsity 0.6)
+CUDASIM_DRIVER=old refuse 1 'update the driver, or use --device cpu' "${prune[@]}" -o out \
+    --device cuda
+CUDASIM_DEVICES=0 refuse 1 'no CUDA device: use --device cpu' "${prune[@]}" -o out --device cuda:0
+refuse 1 'no device cuda:2: this machine has 2' "${prune[@]}" -o out --device cuda:2
+CUDASIM_DRIVER=none expect 0 '"device": "cpu"' "${prune[@]}" -o auto.h5 --json # auto: no device
+expect 0 'on cuda:0 simulated' "${prune[@]}" -o auto.h5 --overwrite
+rm -f auto.h5 auto.h5.*
+
+# ---- the same bytes
+
+same x.h5 "${prune[@]}"
+same x.safetensors "$PARE" prune big.safetensors --pattern 2:4
+same x.h5 "$PARE" prune big.safetensors --pattern block:8x16 --sparsity 0.5 --scope layer
+same folder "$PARE" quantize big.safetensors --scheme w4g32z --scale mse
+same x.safetensors "$PARE" quantize big.safetensors --scheme fp8t
+same x.h5 "$PARE" quantize big.safetensors --scheme nf4d
+same folder "$PARE" convert big.safetensors
+expect 0 'the same tensors with the same values' "$PARE" compare big.safetensors cuda.folder \
+    --device cuda
+
+# ---- faults: the n-th allocation, a kernel, the device itself
+
+rm -f want.h5*
+"${prune[@]}" -o want.h5 --device cpu --quiet >stdout.txt || fail 'no reference'
+struck=0
+for n in $(seq 1 40); do
+    CUDASIM_FAIL_ALLOC=$n "${prune[@]}" -o out.h5 --device cuda >stdout.txt 2>stderr.txt
+    code=$?
+    [ $code -eq 0 ] && rm -f out.h5 out.h5.report.json && continue
+    struck=$((struck + 1))
+    [ $code -eq 4 ] || fail "allocation $n: exit $code: $(cat stderr.txt)"
+    grep -q 'device' stderr.txt || fail "allocation $n: $(cat stderr.txt)"
+    finish_on_cpu "${prune[@]}"
+done
+[ $struck -ge 3 ] || fail "only $struck allocations were seen to fail"
+
+# How often a run must be spared before a fault no longer strikes it: twice what it takes at least.
+spared() {
+    local n=8
+    while ! env "CUDASIM_$1=$n" "${prune[@]}" -o out.h5 --device cuda >stdout.txt 2>stderr.txt; do
+        rm -rf out.h5*
+        n=$((n * 2))
+    done
+    rm -f out.h5 out.h5.report.json
+    echo $n
+}
+
+kept=0 struck_too=0
+for fault in FAIL_LAUNCH LOSE; do
+    most=$(spared $fault)
+    for part in 1 6 8 10 11 12 13 14 15; do
+        n=$((1 + most * part / 16))
+        env "CUDASIM_$fault=$n" "${prune[@]}" -o out.h5 --device cuda >stdout.txt 2>stderr.txt
+        code=$?
+        [ $code -eq 0 ] && rm -f out.h5 out.h5.report.json && continue
+        struck_too=$((struck_too + 1))
+        [ $code -eq 1 ] || fail "$fault=$n: exit $code: $(cat stderr.txt)"
+        grep -q -- '--device cpu' stderr.txt || fail "$fault=$n: no remedy: $(cat stderr.txt)"
+        [ ! -e out.h5 ] || fail "$fault=$n: something lies under the final name"
+        kept=$((kept + $(grep -c 'the same command continues' stderr.txt)))
+        finish_on_cpu "${prune[@]}"
+    done
+done
+[ $kept -ge 3 ] || fail "only $kept of $struck_too faults left a part to go on from"
+printf 'ok    %d allocations and %d other faults, each ended on the CPU\n' $struck $struck_too
+
+# ---- a checkpoint larger than the device, and work that no part of it can hold
+
+make good large.safetensors 1000 900
+[ "$(stat -c %s large.safetensors)" -gt $((13 << 19)) ] || fail 'large is not large'
+export CUDASIM_MEMORY=$((6 << 20))
+same x.safetensors "$PARE" quantize large.safetensors --scheme w8
+expect 0 'device memory budget 5.50 MiB' "$PARE" quantize large.safetensors --scheme w8 --plan \
+    -o out --device-memory 5632K
+export CUDASIM_MEMORY=$((4 << 20))
+refuse 4 'may be used; .*--device cpu' "$PARE" quantize large.safetensors --scheme w8 -o out \
+    --device cuda
+unset CUDASIM_MEMORY
+
+# ---- training and measuring
+
+"$PYTHON" - <<'PY'
+import random
+import struct
+rng = random.Random(5)
+pixels, labels = bytearray(), bytearray()
+for _ in range(256):
+    label = rng.randrange(4)
+    labels.append(label)
+    for y in range(8):
+        for x in range(8):
+            lit = (y // 4) * 2 + x // 4 == label
+            pixels.append(min(255, max(0, int(rng.gauss(170 if lit else 60, 30)))))
+with open("train-images-idx3-ubyte", "wb") as file:
+    file.write(struct.pack(">4B3I", 0, 0, 8, 3, 256, 8, 8) + pixels)
+with open("train-labels-idx1-ubyte", "wb") as file:
+    file.write(struct.pack(">4B1I", 0, 0, 8, 1, 256) + labels)
+PY
+data=(--data train-images-idx3-ubyte)
+for arch in mlp:64-32-4 'cnn:8-p-16,classes=4,size=8,in=1'; do
+    train=("$PARE" train "$arch" "${data[@]}" --steps 12 --batch 32 --lr 0.05 --quiet)
+    for device in cuda cpu; do
+        rm -f "$device.h5" "$device.h5.report.json"
+        expect 0 . "${train[@]}" -o "$device.h5" --device "$device"
+    done
+    expect 0 . "${train[@]}" -o again.h5 --device cuda --overwrite
+    cmp cuda.h5 again.h5 || fail "$arch: the device does not train the same twice"
+    expect 0 'within the tolerance' "$PARE" compare cuda.h5 cpu.h5 --tolerance 1e-4
+    rm -f sparse.h5*
+    expect 0 . "$PARE" prune cuda.h5 -o sparse.h5 --sparsity 0.5 --device cuda:1
+    for device in cuda cpu; do
+        "$PARE" eval sparse.h5 "${data[@]}" --device "$device" --json >"$device.json" ||
+            fail "eval --device $device"
+    done
+    "$PYTHON" - <<'PY' || fail "$arch: eval says something else on the device"
+import json
+a, b = (json.load(open(f"{device}.json")) for device in ("cuda", "cpu"))
+assert a["predicted"]["device"].startswith("cuda:0"), a["predicted"]
+assert abs(a["loss"] - b["loss"]) < 1e-4 and a["top1"] == b["top1"], (a["loss"], b["loss"])
+PY
+done
+finish
