@@ -24,12 +24,13 @@ cmake --build "$build" -j "${JOBS:-$(nproc)}" --target "${targets[@]}" >>"$build
     { grep -A20 -E 'error|FAILED' "$build.log" || tail -n 40 "$build.log"; exit 1; }
 
 rm -rf "${out:?}/bin" "${out:?}/lib" "${out:?}/tests" "${out:?}/run"
-mkdir -p "$out/bin" "$out/lib" "$out/tests"
+mkdir -p "$out/bin" "$out/lib" "$out/tests/gpu" "$out/tests/cli"
 cp "$build/pare" "$build/bench/pare_bench_ops" "$out/bin/"
 for source in tests/gpu/test_*.c; do
     cp "$build/tests/$(basename "$source" .c)" "$out/bin/"
 done
-cp tests/gpu/*.sh "$out/tests/"
+cp tests/gpu/*.sh "$out/tests/gpu/"
+cp tests/cli/lib.sh tests/cli/make.py "$out/tests/cli/"
 git rev-parse --short HEAD >"$out/commit" 2>/dev/null || echo unknown >"$out/commit"
 
 # Every library but NVIDIA's (the machine's own fit its driver) and those of the C library.
@@ -79,12 +80,13 @@ tests)
     for program in "$here"/bin/test_*; do
         report "$(basename "$program")" "$program"
     done
-    for script in "$here"/tests/e2e_*.sh; do
-        [ ! -e "$script" ] || PARE=$here/bin/pare report "$(basename "$script" .sh)" bash "$script"
+    for script in "$here"/tests/gpu/e2e_*.sh; do
+        [ ! -e "$script" ] || PARE=$here/bin/pare \
+            report "$(basename "$script" .sh)" bash "$script"
     done
     [ -n "${NO_SANITIZER:-}" ] || for tool in memcheck racecheck initcheck; do
         for program in "$here"/bin/test_*; do
-            report "$(basename "$program")_$tool" bash "$here/tests/sanitize.sh" "$tool" "$program"
+            report "$(basename "$program")_$tool" bash "$here/tests/gpu/sanitize.sh" "$tool" "$program"
         done
     done
     exit $status

@@ -19,27 +19,39 @@
 
 namespace
 {
-const size_t RANGE = (size_t)1 << 36, ALIGN = 256; /* bytes of addresses; of an allocation */
+const size_t RANGE = (size_t)1 << 36; /* bytes of addresses */
+const size_t ALIGN = 256;             /* of an allocation */
+const size_t PAGE = 4096;
 
 struct block {
     size_t bytes, room; /* asked for; taken, with what keeps the next one away */
     int device;
 };
 
-char *base;     /* of the range */
-size_t top;     /* bytes of it that were ever used: only these are opened */
-int opened = 1; /* how often; one of it stands for not being guarded */
+char *base;      /* of the range */
+size_t top;      /* bytes of it that were ever used */
+size_t open_end; /* bytes of it that may be touched now */
+int opened = 1;  /* how often; one of it stands for not being guarded */
 bool guarded;
 std::map<char *, block> blocks; /* in use */
 std::map<char *, size_t> holes; /* given back, below top */
 std::map<int, size_t> used;
 
-void protect(bool open)
+void protect(size_t from, size_t to, int how)
 {
-    if (top > 0 && mprotect(base, top, open ? PROT_READ | PROT_WRITE : PROT_NONE) != 0) {
+    if (to > from && mprotect(base + from, to - from, how) != 0) {
         perror("cudasim: mprotect");
         abort();
     }
+}
+
+/* The end of what is in use, in whole pages. */
+size_t live_end()
+{
+    if (blocks.empty())
+        return 0;
+    auto last = blocks.rbegin();
+    return ((size_t)(last->first - base) + last->second.room + PAGE - 1) / PAGE * PAGE;
 }
 
 char *find_room(size_t room)
@@ -57,10 +69,7 @@ char *find_room(size_t room)
     if (RANGE - top < room)
         return nullptr;
     char *at = base + top;
-    size_t page = 4096, old = top;
-    top = (top + room + page - 1) / page * page;
-    if (mprotect(base + old, top - old, opened ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
-        return nullptr;
+    top = (top + room + PAGE - 1) / PAGE * PAGE;
     if ((size_t)(base + top - at) > room)
         holes[at + room] = (size_t)(base + top - at) - room;
     return at;
@@ -101,6 +110,10 @@ void *sim_memory_take(int device, size_t bytes)
     blocks[at] = {bytes, room, device};
     used[device] += bytes;
     sim_memory_open();
+    if (live_end() > open_end) {
+        protect(open_end, live_end(), PROT_READ | PROT_WRITE);
+        open_end = live_end();
+    }
     UNPOISON(at, room);
     memset(at, sim_mode.poison, bytes);
     POISON(at + bytes, room - bytes);
@@ -133,8 +146,10 @@ bool sim_memory_owns(const void *memory)
 
 void sim_memory_open(void)
 {
-    if (opened++ == 0)
-        protect(true);
+    if (opened++ > 0 || !base)
+        return;
+    open_end = live_end();
+    protect(0, open_end, PROT_READ | PROT_WRITE);
 }
 
 void sim_memory_guard(bool on)
@@ -150,6 +165,8 @@ void sim_memory_guard(bool on)
 
 void sim_memory_close(void)
 {
-    if (--opened == 0)
-        protect(false);
+    if (--opened > 0 || !base)
+        return;
+    protect(0, open_end, PROT_NONE);
+    open_end = 0;
 }

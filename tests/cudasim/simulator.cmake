@@ -57,7 +57,8 @@ endforeach()
 if(PARE_CLI_SOURCES)
   pare_sim_program(pare_cudasim_cli ${PROJECT_SOURCE_DIR}/tools/cli/main.c)
   target_link_libraries(pare_cudasim_cli PRIVATE pare_cli_parts)
-  file(GLOB PARE_SIM_E2E CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cudasim/e2e_*.sh)
+  file(GLOB PARE_SIM_E2E CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cudasim/e2e_*.sh
+       ${CMAKE_CURRENT_SOURCE_DIR}/gpu/e2e_*.sh)
   foreach(script ${PARE_SIM_E2E})
     get_filename_component(name ${script} NAME_WE)
     pare_test(${name} "quick;cudasim" 900

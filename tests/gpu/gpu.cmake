@@ -9,6 +9,12 @@ foreach(source ${PARE_GPU_TESTS})
   list(APPEND PARE_GPU_PROGRAMS ${name})
 endforeach()
 
+file(GLOB PARE_GPU_E2E CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/gpu/e2e_*.sh)
+foreach(script ${PARE_GPU_E2E})
+  get_filename_component(name ${script} NAME_WE)
+  pare_test(${name} gpu 1800 env PARE=$<TARGET_FILE:pare_cli> bash ${script})
+endforeach()
+
 # The same under NVIDIA's checkers: addresses, races in shared memory, reads of what nobody wrote.
 find_program(PARE_COMPUTE_SANITIZER compute-sanitizer HINTS ${CUDAToolkit_BIN_DIR})
 foreach(tool memcheck racecheck initcheck)
