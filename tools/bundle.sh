@@ -86,7 +86,8 @@ tests)
     done
     [ -n "${NO_SANITIZER:-}" ] || for tool in memcheck racecheck initcheck; do
         for program in "$here"/bin/test_*; do
-            report "$(basename "$program")_$tool" bash "$here/tests/gpu/sanitize.sh" "$tool" "$program"
+            report "$(basename "$program")_$tool" \
+                bash "$here/tests/gpu/sanitize.sh" "$tool" "$program"
         done
     done
     exit $status

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The program on simulated devices: that are not there, that fail in mid-run, that are too small; what
-# a device began the CPU ends, with the same bytes. PARE is a pare over the simulator.
+# The program on simulated devices: that are not there, that fail in mid-run, that are too small;
+# what a device began the CPU ends, with the same bytes. PARE is a pare over the simulator.
 . "$(dirname "$0")/../cli/lib.sh"
 
 # same NAME COMMAND...: the command's output is the same file from --device cuda and --device cpu.
