@@ -2,13 +2,13 @@
 # Builds pare with CUDA and makes a directory that runs on a machine with a GPU that has only
 # NVIDIA's driver and the CUDA libraries (cuBLASLt, cuSOLVER, cuDNN; PyTorch brings them too): the
 # program, its tests and benchmarks, and every other library they need.
-#   tools/bundle.sh DIRECTORY [BUILD_DIRECTORY]
+#   tools/bundle.sh DIRECTORY [BUILD_DIRECTORY]     CUDAARCHS=90-real: for one kind of device alone
 # Then, there:
 #   DIRECTORY/run tests          the tests of the label gpu
 #   DIRECTORY/run bench          every op's large rows, as CSV
 #   DIRECTORY/run pare ...       the program
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 cd "$(dirname "$0")/.."
 build=${2:-build/bundle}
@@ -43,6 +43,8 @@ done | sort -u | while read -r library; do
     *) cp -L "$library" "$out/lib/" ;;
     esac
 done
+
+strip --strip-unneeded "$out"/bin/* "$out"/lib/*
 
 cat >"$out/run" <<'RUN'
 #!/usr/bin/env bash

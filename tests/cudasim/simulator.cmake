@@ -20,9 +20,10 @@ if(PARE_WERROR)
   target_compile_options(pare_sim_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
 endif()
 if(PARE_SANITIZE)
+  # the sanitizers' checks hide from gcc that a variable is set
   target_compile_options(pare_sim_options INTERFACE
-    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${PARE_SANITIZE} -fno-omit-frame-pointer
-      -fno-sanitize-recover=all -fno-sanitize=vptr>)
+    $<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized -fsanitize=${PARE_SANITIZE}
+      -fno-omit-frame-pointer -fno-sanitize-recover=all -fno-sanitize=vptr>)
   if(PARE_SANITIZE MATCHES "address" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     target_compile_options(pare_sim_options INTERFACE
       "$<$<COMPILE_LANGUAGE:CXX>:SHELL:--param asan-use-after-return=0>")

@@ -17,7 +17,7 @@ if [ "${1:-}" != --fetch ]; then
     done
 fi
 
-key=$(sha256sum tests/requirements_cuda.txt | cut -c1-16)
+key=$(sha256sum tests/cudasim/headers.txt | cut -c1-16)
 cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/pare-test-cuda
 mkdir -p "$cache"
 exec 9>"$cache/lock"
@@ -29,7 +29,7 @@ if [ ! -e "$cache/$key/ready" ]; then
     log=$cache/$key.log
     if python3 -m venv "$cache/$key/venv" &&
         "$cache/$key/venv/bin/pip" download --disable-pip-version-check --quiet --no-deps \
-            --no-cache-dir -d "$cache/$key/wheels" -r tests/requirements_cuda.txt; then
+            --no-cache-dir -d "$cache/$key/wheels" -r tests/cudasim/headers.txt; then
         python3 - "$cache/$key" <<'PY' && touch "$cache/$key/ready"
 import pathlib, sys, zipfile
 top = pathlib.Path(sys.argv[1])
