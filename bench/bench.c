@@ -98,6 +98,19 @@ void bench_run_call(void *call)
     bench_check(run_op(call));
 }
 
+bool bench_runs(const bench_call *call)
+{
+    pare_status status = run_op(call);
+    if (status == PARE_OK)
+        status = pare_backend_sync(call->be);
+    if (status == PARE_OK)
+        return true;
+    if (pare_backend_is_host(call->be))
+        bench_check(status);
+    printf("# %s does not run: %s\n", pare_op_name(call->op), pare_last_error());
+    return false;
+}
+
 void *bench_memory(int64_t bytes)
 {
     size_t size = ((size_t)bytes + 4096) / 64 * 64;

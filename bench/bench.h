@@ -40,6 +40,10 @@ typedef struct bench_call {
 } bench_call;
 void bench_run_call(void *call);
 
+/* Whether the op runs at all; on a device it says why not and the program goes on (a library may
+ * lack an algorithm), on the CPU it ends. */
+bool bench_runs(const bench_call *call);
+
 /* Ends the program with the library's sentence unless status is PARE_OK. */
 void bench_check(pare_status status);
 

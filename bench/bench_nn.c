@@ -139,7 +139,7 @@ static void row(nn *b, pare_op op, const char *detail, const void *args, double 
     bench_call call = {b->be, op, args};
     const char *name = pare_op_name(op), *dtype = pare_dtype_name(b->dtype);
     b->seen[op] = true;
-    if (b->table->only && !strstr(name, b->table->only))
+    if ((b->table->only && !strstr(name, b->table->only)) || !bench_runs(&call))
         return;
     bench_result r =
         bench_measure(b->be, bench_run_call, &call, b->table->repeats, b->table->seconds);

@@ -163,8 +163,8 @@ static pare_status locked_alloc(pare_backend *be, size_t bytes, void **memory)
 
 static void locked_release(pare_backend *be, void *memory)
 {
-    if (cudaSetDevice(pare__cuda_of(be)->device) == cudaSuccess)
-        (void)cudaFreeHost(memory);
+    (void)cudaSetDevice(pare__cuda_of(be)->device); /* host memory outlives a lost device */
+    (void)cudaFreeHost(memory);
 }
 
 static pare_status wait(pare_backend *be)
@@ -238,30 +238,41 @@ pare_status pare__cuda_fetch(pare_backend *be, void *to, const void *from, int64
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
+/* What nobody uses of the pool goes back to the device: as long as the pool has it, neither a
+ * library's own allocations nor cudaMemGetInfo, which the next run plans with, see it as free. */
+static void trim_pool(int device)
+{
+    cudaMemPool_t pool;
+    if (cudaDeviceGetDefaultMemPool(&pool, device) == cudaSuccess)
+        (void)cudaMemPoolTrimTo(pool, 0);
+}
+
 static void free_state(void *state)
 {
     pare__cuda *c = state;
-    if (c && cudaSetDevice(c->device) == cudaSuccess) {
-        if (c->free_blas)
-            c->free_blas(c->blas);
-        if (c->free_dnn)
-            c->free_dnn(c->dnn);
-        if (c->free_solver)
-            c->free_solver(c->solver);
-        if (c->result)
-            (void)cudaFreeAsync(c->result, c->stream);
-        if (c->stream) {
-            (void)cudaStreamSynchronize(c->stream);
-            (void)cudaStreamDestroy(c->stream);
-        }
-        if (c->result_host)
-            (void)cudaFreeHost(c->result_host);
+    if (!c)
+        return;
+    (void)cudaSetDevice(c->device); /* may be lost: what the host has of it is freed all the same */
+    if (c->free_blas)
+        c->free_blas(c->blas);
+    if (c->free_dnn)
+        c->free_dnn(c->dnn);
+    if (c->free_solver)
+        c->free_solver(c->solver);
+    if (c->result)
+        (void)cudaFreeAsync(c->result, c->stream);
+    if (c->stream) {
+        (void)cudaStreamSynchronize(c->stream);
+        (void)cudaStreamDestroy(c->stream);
+        trim_pool(c->device);
     }
+    if (c->result_host)
+        (void)cudaFreeHost(c->result_host);
     free(c);
 }
 
-/* Memory that is given back stays with the process, so that a chunk's buffers cost nothing the
- * second time. */
+/* Memory that is given back stays with the process until a backend ends, so that a chunk's buffers
+ * cost nothing the second time. */
 static pare_status keep_pool(int device)
 {
     cudaMemPool_t pool;

@@ -31,17 +31,22 @@
 #endif
 
 /* Returns from the launcher unless the launch went well. blocks: int64_t or dim3; 0 blocks launch
- * nothing. More than 48 KiB of shared memory must be asked for: PARE_LAUNCH does. */
+ * nothing. More than 48 KiB of shared memory, a kernel's own arrays included, must be asked for:
+ * PARE_LAUNCH does. What is asked for holds for all threads of the host that launch the kernel on
+ * this device, so it may not depend on the call: a kernel that gets more than PARE_SHARED_ASKED
+ * always gets the same. */
+#define PARE_SHARED_FREE (40 * 1024)  /* with no more than 8 KiB of a kernel's own */
+#define PARE_SHARED_ASKED (64 * 1024) /* at least; every device from sm_80 on has more */
 #define PARE_LAUNCH(be_, kernel_, blocks_, threads_, shared_, ...)                                 \
     do {                                                                                           \
         const dim3 launch_blocks_ = pare__dim(blocks_);                                            \
         if (launch_blocks_.x == 0 || launch_blocks_.y == 0 || launch_blocks_.z == 0)               \
             break;                                                                                 \
         PARE_TRY(pare__cuda_use(be_));                                                             \
-        if ((shared_) > 48 * 1024)                                                                 \
-            PARE_CUDA(cudaFuncSetAttribute((const void *)kernel_,                                  \
-                                           cudaFuncAttributeMaxDynamicSharedMemorySize,            \
-                                           (int)(shared_)));                                       \
+        if ((shared_) > PARE_SHARED_FREE)                                                          \
+            PARE_CUDA(cudaFuncSetAttribute(                                                        \
+                (const void *)kernel_, cudaFuncAttributeMaxDynamicSharedMemorySize,                \
+                (shared_) > PARE_SHARED_ASKED ? (int)(shared_) : PARE_SHARED_ASKED));              \
         PARE_LAUNCH_KERNEL(kernel_, launch_blocks_, threads_, shared_, pare__cuda_of(be_)->stream, \
                            __VA_ARGS__);                                                           \
         PARE_TRY(pare__cuda_launched(                                                              \

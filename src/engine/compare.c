@@ -22,7 +22,8 @@ typedef struct comparison {
     int64_t *item_pair, *item_row; /* [items] */
     int64_t items;
     pare__device *device;
-    pare__lane *lanes; /* backends and arenas */
+    int64_t device_budget; /* for items in flight, 0: what lanes leave of the device's memory */
+    pare__lane *lanes;     /* backends and arenas */
     int threads;
     pare_sched *sched;
     pare_diff_result *part; /* [threads] */
@@ -210,9 +211,11 @@ static pare_status set_up(comparison *c)
     PARE_TRY(make_items(c));
     c->threads = pare__lane_count(c->device, c->options->threads);
     int64_t room = c->device->memory - c->threads * PARE__LANE_ON_DEVICE;
+    if (c->device_budget == 0)
+        c->device_budget = room > 0 ? room : 1;
     PARE_TRY(pare_sched_create(&(pare_sched_options){.threads = c->threads,
                                                      .budget = c->options->memory,
-                                                     .device_budget = room > 0 ? room : 1,
+                                                     .device_budget = c->device_budget,
                                                      .device = c->device->name,
                                                      .trace = c->options->trace,
                                                      .cancel = c->options->cancel,
@@ -375,11 +378,12 @@ pare_status pare__verify_conversion(pare__job *job)
 {
     pare_status status = PARE_OK;
     pare_run_options options = *job->options;
-    comparison c = {.a = job->store, .options = &options, .device = &job->device};
+    comparison c = {.a = job->store,
+                    .options = &options,
+                    .device = &job->device,
+                    .device_budget = job->budget.device};
     options.threads = job->threads;
     options.memory = job->budget.host;
-    if (job->device.cuda)
-        job->device.memory = job->budget.device;
     pare__lanes_free(job); /* their memory is the comparison's now */
     PARE_TRY_DONE(pare_store_open(job->recipe->output, &c.b));
     PARE_TRY_DONE(run(&c));

@@ -158,7 +158,8 @@ pare_status pare_trainer_run(pare_trainer *t, pare_sched *sched,
     t->callbacks = NULL;
     if (status != PARE_OK) {
         pare__trail(__func__);
-        (void)pare__keep_buffers(t, true); /* it says the failure before */
+        if (status != PARE_ERR_DEVICE) /* that would fail again, over the sentence of the first */
+            (void)pare__keep_buffers(t, true);
     }
     return status;
 }

@@ -103,4 +103,8 @@ refuse 4 'may be used; .*--device cpu' "$PARE" quantize large.safetensors --sche
     --device cuda
 unset CUDASIM_MEMORY
 
+# The least that a conversion begins with is enough for reading its result back.
+expect 0 '"device_budget": 5242880' "$PARE" convert big.safetensors -o least.h5 --device cuda \
+    --device-memory 5M --json
+
 finish

@@ -64,7 +64,7 @@ struct running {
     std::function<void()> *body;
     int threads;
     std::vector<shared_piece> shared;
-    size_t shared_bytes;
+    size_t shared_bytes, dynamic_bytes, most_bytes; /* of both together */
     std::unique_ptr<char[]> dynamic_memory;
     char *dynamic;
     int block_result; /* of the last barrier */
@@ -333,7 +333,7 @@ void place(fibre *f, dim3 blocks, dim3 threads, int64_t block, int index)
     f->warp = index / 32;
 }
 
-void run_kernel(const char *name, dim3 blocks, dim3 threads, size_t shared,
+void run_kernel(const char *name, dim3 blocks, dim3 threads, size_t shared, size_t most,
                 std::function<void()> &body)
 {
     int64_t count = (int64_t)blocks.x * blocks.y * blocks.z;
@@ -343,6 +343,8 @@ void run_kernel(const char *name, dim3 blocks, dim3 threads, size_t shared,
     now.body = &body;
     now.threads = (int)(threads.x * threads.y * threads.z);
     now.shared_bytes = 0;
+    now.dynamic_bytes = shared;
+    now.most_bytes = most;
     now.dynamic_memory.reset(new char[shared + 16]);
     uintptr_t behind = reinterpret_cast<uintptr_t>(now.dynamic_memory.get()) + 16;
     now.dynamic = reinterpret_cast<char *>(behind / 16 * 16);
@@ -388,9 +390,9 @@ void *sim_shared(const char *key, int line, size_t size, size_t align)
         if (piece.line == line && piece.key == key)
             return piece.at;
     now.shared_bytes += size;
-    if (now.shared_bytes > STATIC_SHARED)
-        sim_wrong(key, line, "%zu bytes of shared memory are more than 48 KiB: take dynamic memory",
-                  now.shared_bytes);
+    if (now.shared_bytes > STATIC_SHARED || now.shared_bytes + now.dynamic_bytes > now.most_bytes)
+        sim_wrong(key, line, "%zu bytes of shared memory beside %zu dynamic ones are more than %zu",
+                  now.shared_bytes, now.dynamic_bytes, now.most_bytes);
     shared_piece piece = {key, line, nullptr, nullptr, size};
     size_t room = align > 16 ? align : 16;
     piece.memory.reset(new char[size + room]);
@@ -567,7 +569,8 @@ void sim_launch(const void *kernel, const char *name, dim3 blocks, dim3 threads,
         return;
     size_t most = STATIC_SHARED;
     auto asked = asked_shared().find(kernel);
-    if (asked != asked_shared().end() && (size_t)asked->second > most)
+    bool more = asked != asked_shared().end();
+    if (more && (size_t)asked->second > most)
         most = (size_t)asked->second;
     int64_t count = (int64_t)threads.x * threads.y * threads.z;
     if (count < 1 || count > MOST_THREADS || shared > most || blocks.x < 1 ||
@@ -577,10 +580,11 @@ void sim_launch(const void *kernel, const char *name, dim3 blocks, dim3 threads,
         return;
     }
     sim_count_launch();
+    most = more ? MOST_SHARED : STATIC_SHARED; /* with the kernel's own arrays */
     sim_enqueue(stream, [=]() mutable {
         cudaError_t fault = sim_fault_launch();
         if (fault == cudaSuccess)
-            run_kernel(name, blocks, threads, shared, body);
+            run_kernel(name, blocks, threads, shared, most, body);
         else
             sim_fail_sticky(fault);
     });

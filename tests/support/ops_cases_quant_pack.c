@@ -140,4 +140,8 @@ void ops_cases_quant_pack(ops_run *run)
     one_case(run, make_args(run, 0, (pack_row){1, 40000, 1000}, 5, OPS_NORMAL, 0), WORDS);
     one_case(run, make_args(run, 5, (pack_row){2, 33000, 33000}, 4, OPS_NORMAL, 0), CODES);
     one_case(run, make_args(run, 3, (pack_row){300, 128, 128}, 4, OPS_NORMAL, 0), WORDS);
+    for (int k = 0; k < 3; k++) { /* a device's rows of just 48 KiB */
+        one_case(run, make_args(run, k, (pack_row){1, 12288, 12288}, 8, OPS_NORMAL, 0), WORDS);
+        one_case(run, make_args(run, k, (pack_row){1, 24576, 24576}, 8, OPS_NORMAL, 0), WORDS);
+    }
 }
