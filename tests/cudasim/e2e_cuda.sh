@@ -103,8 +103,37 @@ refuse 4 'may be used; .*--device cpu' "$PARE" quantize large.safetensors --sche
     --device cuda
 unset CUDASIM_MEMORY
 
+# A training that a kernel ends names the kernel, not what failed after it.
+"$PYTHON" - <<'PY'
+import struct
+with open("train-images-idx3-ubyte", "wb") as file:
+    file.write(struct.pack(">4B3I", 0, 0, 8, 3, 64, 8, 8) + bytes(i * 7 % 251 for i in range(4096)))
+with open("train-labels-idx1-ubyte", "wb") as file:
+    file.write(struct.pack(">4B1I", 0, 0, 8, 1, 64) + bytes(i % 4 for i in range(64)))
+PY
+for n in 40 60 80; do
+    CUDASIM_FAIL_LAUNCH=$n expect 1 'kernel|cudaStreamSynchronize' "$PARE" train \
+        'cnn:8-p-16,classes=4,size=8,in=1' --data train-images-idx3-ubyte --steps 4 --batch 32 \
+        -o "train$n.h5" --device cuda --quiet
+    ! grep -q 'cudaSetDevice' stderr.txt || fail "launch $n: the first failure's sentence is lost"
+done
+
 # The least that a conversion begins with is enough for reading its result back.
 expect 0 '"device_budget": 5242880' "$PARE" convert big.safetensors -o least.h5 --device cuda \
     --device-memory 5M --json
+
+# A conversion that was written but could not be read back says so, and the CPU does it.
+"$PARE" convert big.safetensors -o want.h5 --overwrite --device cpu --quiet >stdout.txt
+unread=0
+for n in $(seq 1 40); do
+    CUDASIM_FAIL_ALLOC=$n "$PARE" convert big.safetensors -o out.h5 --device cuda >stdout.txt \
+        2>stderr.txt && rm -f out.h5* && continue
+    if [ -e out.h5 ]; then
+        grep -q 'written but was not read back' stderr.txt || fail "$n: $(cat stderr.txt)"
+        unread=$((unread + 1))
+    fi
+    finish_on_cpu "$PARE" convert big.safetensors
+done
+[ $unread -ge 1 ] || fail 'no read-back was seen to fail'
 
 finish
