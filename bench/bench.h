@@ -62,6 +62,9 @@ void bench_copy(pare_backend *be, void *to, const void *from, int64_t bytes);
  * `times` as many samples as on the CPU. */
 void bench_nn(const bench_table *table, pare_backend *be, int threads, int64_t times);
 
+/* The same of the ops that compress with calibration data (ops_calib.h), bench_calib.c. */
+void bench_calib(const bench_table *table, pare_backend *be, int threads, int64_t times);
+
 /* Ends the program unless every op in [first, last) has a row. */
 void bench_check_rows(const bool *seen, pare_op first, pare_op last);
 

@@ -1,246 +1,47 @@
 /* bench_nn.c - the speed of the ops that models are run and trained with, on the shapes of real
- * models, beside what this machine reached in the same run: copying with all threads, and its best
- * matrix product of the same dtype.
- *
- * A row's bytes are those of its tensors, each once; its FLOPs those of its products. An op may
- * pass 100 % of copying where it writes in place: no line is fetched only to be overwritten.
- */
-#include "bench.h"
+ * models. */
+#include "bench_rows.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-
-#define ELEMENTS INT64_C(25690112) /* of a large buffer: an activation [16, 112, 112, 128] */
-#define SMALL 131072               /* of a small one: a vector of parameters or rows */
-#define LARGES 4
-#define SMALLS 6
-
-typedef struct nn {
-    const bench_table *table;
-    pare_backend *be;
-    int threads;
-    int64_t times;        /* samples of a row, in those of the CPU's */
-    double copy, peak[2]; /* bytes and FLOPs a second */
-    pare_dtype dtype;     /* of the activations of the rows to come */
-    void *large[2][LARGES];
-    float *small[SMALLS];
-    int32_t *ids, *at;
-    uint8_t *bytes;
-    bool seen[PARE_OP_COUNT];
-} nn;
-
-/* ---- data ------------------------------------------------------------------------------------ */
-
-/* Large pages, as a model's arenas have. */
-static void *pages(int64_t bytes)
-{
-    size_t huge = (size_t)2 << 20, size = ((size_t)bytes + huge) / huge * huge;
-    void *made = aligned_alloc(huge, size);
-    if (!made) {
-        fprintf(stderr, "pare_bench_ops: no memory for %zu bytes\n", size);
-        exit(4);
-    }
-    madvise(made, size, MADV_HUGEPAGE);
-    return made;
-}
-
-static void make_data(nn *b)
-{
-    uint64_t z = 1;
-    int64_t n = ELEMENTS * b->times;
-    for (int k = 0; k < LARGES; k++) {
-        float *wide = pages(4 * n);
-        for (int64_t i = 0; i < n; i++) { /* roughly normal */
-            z = z * 6364136223846793005u + 1442695040888963407u;
-            wide[i] = (float)((int32_t)(z >> 32) >> 2) * 0x1p-29f +
-                      (float)((int32_t)(z >> 16) >> 2) * 0x1p-29f;
-        }
-        b->large[0][k] = bench_give(b->be, wide, 4 * n);
-        b->large[1][k] = bench_give(b->be, pages(2 * n), 2 * n);
-        bench_check(
-            pare_cast(b->be, &(pare_cast_args){.x = pare_vector(b->large[0][k], PARE_F32, n),
-                                               .y = pare_vector(b->large[1][k], PARE_BF16, n)}));
-    }
-    for (int k = 0; k < SMALLS; k++) {
-        float *some = bench_memory(4 * SMALL);
-        for (int i = 0; i < SMALL; i++)
-            some[i] = 0.5f + (float)(i * (k + 7) % 101) / 101;
-        b->small[k] = bench_give(b->be, some, 4 * SMALL);
-    }
-    int32_t *ids = bench_memory(4 * SMALL);
-    uint8_t *bytes = pages(n);
-    for (int64_t i = 0; i < SMALL; i++)
-        ids[i] = (int32_t)(i * 7919 % 997);
-    for (int64_t i = 0; i < n; i++)
-        bytes[i] = i % 3 != 0;
-    b->ids = bench_give(b->be, ids, 4 * SMALL);
-    b->bytes = bench_give(b->be, bytes, n);
-    b->at = bench_give(b->be, pages(4 * n), 4 * n);
-}
-
-static void free_data(nn *b)
-{
-    for (int k = 0; k < LARGES; k++) {
-        bench_free(b->be, b->large[0][k]);
-        bench_free(b->be, b->large[1][k]);
-    }
-    for (int k = 0; k < SMALLS; k++)
-        bench_free(b->be, b->small[k]);
-    bench_free(b->be, b->ids);
-    bench_free(b->be, b->at);
-    bench_free(b->be, b->bytes);
-}
-
-/* Large buffer k as a tensor of the rows' dtype: up to four dimensions, those behind the last 0. */
-static pare_tensor act(const nn *b, int k, int64_t d0, int64_t d1, int64_t d2, int64_t d3)
-{
-    int rank = d3 ? 4 : d2 ? 3 : 2;
-    return (pare_tensor){b->large[b->dtype == PARE_BF16][k], b->dtype, rank, {d0, d1, d2, d3}};
-}
-
-static pare_tensor matrix(const nn *b, int k, int64_t R, int64_t N)
-{
-    return act(b, k, R, N, 0, 0);
-}
-
-/* Large buffer k as F32, whatever the rows' dtype: parameters. */
-static pare_tensor params(const nn *b, int k, int64_t n)
-{
-    return pare_vector(b->large[0][k], PARE_F32, n);
-}
-
-static pare_tensor vector(const nn *b, int k, int64_t n)
-{
-    return pare_vector(b->small[k], PARE_F32, n);
-}
-
-static double size_of(const nn *b) /* of an element */
-{
-    return b->dtype == PARE_BF16 ? 2 : 4;
-}
-
-/* ---- rows ------------------------------------------------------------------------------------ */
-
-static void head(const nn *b)
-{
-    if (b->table->csv)
-        printf("name,dtype,detail,bytes,flops,seconds,best_seconds,gb_per_s,of_copy,gflop_per_s,"
-               "of_gemm\n");
-    else
-        printf("%-16s %-4s %-34s %10s %10s %8s %8s %9s %8s\n", "op", "", "", "us", "best", "GB/s",
-               "of copy", "GFLOP/s", "of gemm");
-}
-
-/* Rates are those of the fastest repeat, as the limits are. */
-static void row(nn *b, pare_op op, const char *detail, const void *args, double bytes, double flops)
-{
-    bench_call call = {b->be, op, args};
-    const char *name = pare_op_name(op), *dtype = pare_dtype_name(b->dtype);
-    b->seen[op] = true;
-    if ((b->table->only && !strstr(name, b->table->only)) || !bench_runs(&call))
-        return;
-    bench_result r =
-        bench_measure(b->be, bench_run_call, &call, b->table->repeats, b->table->seconds);
-    double moved = bytes / r.fastest, done = flops / r.fastest;
-    double of_copy = moved / b->copy, of_gemm = done / b->peak[b->dtype == PARE_BF16];
-    if (b->table->csv) {
-        printf("%s,%s,\"%s\",%.0f,%.0f,%.9f,%.9f,%.3f,%.4f,%.3f,%.4f\n", name, dtype, detail, bytes,
-               flops, r.seconds, r.fastest, moved * 1e-9, of_copy, done * 1e-9, of_gemm);
-    } else {
-        printf("%-16s %-4s %-34s %10.1f %10.1f %8.2f %7.0f%%", name, dtype, detail, r.seconds * 1e6,
-               r.fastest * 1e6, moved * 1e-9, of_copy * 100);
-        if (flops > 0)
-            printf(" %9.1f %7.0f%%", done * 1e-9, of_gemm * 100);
-        printf("\n");
-    }
-    fflush(stdout);
-}
-
-#define ROW(name, detail, bytes, flops, ...)                                                       \
-    row(b, PARE_OP_##name, detail, &(pare_##name##_args){__VA_ARGS__}, bytes, flops)
-
-/* ---- limits ---------------------------------------------------------------------------------- */
-
-static void copy_all(void *user)
-{
-    const nn *b = user;
-    size_t part = (size_t)(4 * ELEMENTS) / (size_t)b->threads;
-#pragma omp parallel for num_threads(b->threads) schedule(static, 1)
-    for (int t = 0; t < b->threads; t++)
-        memcpy((uint8_t *)b->large[0][1] + part * (size_t)t,
-               (const uint8_t *)b->large[0][0] + part * (size_t)t, part);
-}
-
-static void copy_on_device(void *user)
-{
-    const nn *b = user;
-    bench_copy(b->be, b->large[0][1], b->large[0][0], 4 * ELEMENTS * b->times);
-}
-
-/* The best product: of the size that the buffers hold, at most [8192, 8192]. */
-static void measure_limits(nn *b)
-{
-    int64_t n = pare_backend_is_host(b->be) ? 1536 : 8192;
-    while (n > 1024 && n * n > ELEMENTS * b->times)
-        n /= 2;
-    bool host = pare_backend_is_host(b->be);
-    bench_result copied = bench_measure(b->be, host ? copy_all : copy_on_device, b,
-                                        b->table->repeats, b->table->seconds);
-    b->copy = 2.0 * 4 * (double)(ELEMENTS * b->times) / copied.fastest;
-    if (!b->table->csv)
-        printf("copying: %.1f GB/s (read and written)\n", b->copy * 1e-9);
-    for (int k = 0; k < 2; k++) {
-        b->dtype = k ? PARE_BF16 : PARE_F32;
-        pare_gemm_args args = {.a = matrix(b, 0, n, n), .b = matrix(b, 1, n, n), .trans_b = true};
-        args.c = matrix(b, 2, n, n);
-        bench_call call = {b->be, PARE_OP_gemm, &args};
-        bench_result r =
-            bench_measure(b->be, bench_run_call, &call, b->table->repeats, b->table->seconds);
-        b->peak[k] = 2.0 * (double)(n * n) * (double)n / r.fastest;
-        if (!b->table->csv)
-            printf("product of %s [%lld, %lld]: %.1f GFLOP/s\n", pare_dtype_name(b->dtype),
-                   (long long)n, (long long)n, b->peak[k] * 1e-9);
-    }
-}
 
 /* ---- products -------------------------------------------------------------------------------- */
 
 /* A transformer's linear layer: 4096 tokens, 384 features to 1536. */
-static void product_rows(nn *b)
+static void product_rows(bench_rows *b)
 {
     const int64_t R = 4096 * b->times, I = 384, O = 1536;
-    double e = size_of(b), flops = 2.0 * (double)(R * I * O);
+    double e = bench_size(b), flops = 2.0 * (double)(R * I * O);
     double each = e * (double)(R * I + I * O + R * O);
-    pare_tensor x = matrix(b, 0, R, I), w = matrix(b, 1, O, I), y = matrix(b, 2, R, O);
+    pare_tensor x = bench_matrix(b, 0, R, I), w = bench_matrix(b, 1, O, I),
+                y = bench_matrix(b, 2, R, O);
     pare_tensor dw = pare_matrix(b->large[0][3], PARE_F32, O, I);
     ROW(gemm, "linear [4096, 384] to 1536", each, flops, .a = x, .b = w, .c = y, .trans_b = true,
-        .bias = vector(b, 0, O));
-    ROW(gemm, "its gradient by x", each, flops, .a = y, .b = w, .c = matrix(b, 3, R, I));
+        .bias = bench_vector(b, 0, O));
+    ROW(gemm, "its gradient by x", each, flops, .a = y, .b = w, .c = bench_matrix(b, 3, R, I));
     ROW(gemm, "its gradient by w", each, flops, .a = y, .b = x, .c = dw, .trans_a = true);
     ROW(gemm, "one token, [1, 4096] to 4096", e * 4096 * 4098, 2.0 * 4096 * 4096,
-        .a = matrix(b, 0, 1, 4096), .b = matrix(b, 1, 4096, 4096), .c = matrix(b, 2, 1, 4096),
-        .trans_b = true);
-    ROW(colsum, "[4096, 1536]", e * (double)(R * O), 0, .x = y, .y = vector(b, 0, O));
+        .a = bench_matrix(b, 0, 1, 4096), .b = bench_matrix(b, 1, 4096, 4096),
+        .c = bench_matrix(b, 2, 1, 4096), .trans_b = true);
+    ROW(colsum, "[4096, 1536]", e * (double)(R * O), 0, .x = y, .y = bench_vector(b, 0, O));
 }
 
 /* Products with weights of 8 and 4 bits in groups of 128: [rows, 4096] to 4096. */
-static void quantised_rows(nn *b, const char *name, int64_t rows)
+static void quantised_rows(bench_rows *b, const char *name, int64_t rows)
 {
     const int64_t N = 4096, K = 4096, G = 128;
-    double e = size_of(b) * (double)(rows * (K + N)), flops = 2.0 * (double)(rows * N * K);
-    pare_tensor x = matrix(b, 0, rows, K), c = matrix(b, 2, rows, N);
+    double e = bench_size(b) * (double)(rows * (K + N)), flops = 2.0 * (double)(rows * N * K);
+    pare_tensor x = bench_matrix(b, 0, rows, K), c = bench_matrix(b, 2, rows, N);
     pare_tensor w = pare_matrix(b->large[0][1], PARE_I8, N, K);
     pare_tensor words = pare_matrix(b->large[0][1], PARE_U8, N, K / 2);
-    ROW(qgemm_w8a8, name, e + (double)(N * K), flops, .x = x, .w = w, .scale = vector(b, 0, N),
-        .c = c);
+    ROW(qgemm_w8a8, name, e + (double)(N * K), flops, .x = x, .w = w,
+        .scale = bench_vector(b, 0, N), .c = c);
     ROW(qgemm_w4a16, name, e + (double)(N * K / 2 + 4 * N * K / G), flops, .x = x, .words = words,
         .scale = pare_matrix(b->large[0][3], PARE_F32, N, K / G), .c = c, .group = G);
 }
 
 /* The factor of the identity is the identity: each run finds what the one before left. */
-static void solver_rows(nn *b)
+static void solver_rows(bench_rows *b)
 {
     const int64_t n = 2048;
     float *host = bench_memory(n * n * 4);
@@ -274,20 +75,20 @@ static const conv_row convs[] = {
      144},
 };
 
-static void conv_rows(nn *b)
+static void conv_rows(bench_rows *b)
 {
     for (size_t k = 0; k < sizeof convs / sizeof convs[0]; k++) {
         const conv_row *c = &convs[k];
         int64_t B = c->B * b->times;
         int64_t H = pare_window_out(&c->window, 0, c->H), W = pare_window_out(&c->window, 1, c->W);
         int64_t kh = c->window.kernel[0], kw = c->window.kernel[1], inner = c->I / c->groups;
-        pare_tensor x = act(b, 0, B, c->H, c->W, c->I), y = act(b, 2, B, H, W, c->O);
-        pare_tensor w = act(b, 1, c->O, inner, kh, kw), dw = w, dx = x;
+        pare_tensor x = bench_act(b, 0, B, c->H, c->W, c->I), y = bench_act(b, 2, B, H, W, c->O);
+        pare_tensor w = bench_act(b, 1, c->O, inner, kh, kw), dw = w, dx = x;
         dx.data = b->large[b->dtype == PARE_BF16][3];
         dw.data = b->large[0][3];
         dw.dtype = PARE_F32;
         double outs = (double)(B * H * W * c->O), weights = (double)(c->O * inner * kh * kw);
-        double bytes = size_of(b) * ((double)(B * c->H * c->W * c->I) + outs + weights);
+        double bytes = bench_size(b) * ((double)(B * c->H * c->W * c->I) + outs + weights);
         double flops = 2 * outs * (double)(inner * kh * kw);
         ROW(conv, c->name, bytes, flops, .x = x, .w = w, .y = y, .window = c->window,
             .groups = c->groups);
@@ -300,57 +101,61 @@ static void conv_rows(nn *b)
 
 /* ---- norms ----------------------------------------------------------------------------------- */
 
-static void norm_rows(nn *b)
+static void norm_rows(bench_rows *b)
 {
     int64_t R = 25088 * b->times, C = 256; /* [8, 56, 56, 256] */
-    double n = size_of(b) * (double)(R * C);
-    pare_tensor x = matrix(b, 0, R, C), y = matrix(b, 1, R, C), dy = matrix(b, 2, R, C);
-    pare_tensor dx = matrix(b, 3, R, C), gamma = vector(b, 0, C), beta = vector(b, 1, C);
-    pare_tensor mean = vector(b, 2, C), scale = vector(b, 3, C);
+    double n = bench_size(b) * (double)(R * C);
+    pare_tensor x = bench_matrix(b, 0, R, C), y = bench_matrix(b, 1, R, C),
+                dy = bench_matrix(b, 2, R, C);
+    pare_tensor dx = bench_matrix(b, 3, R, C), gamma = bench_vector(b, 0, C),
+                beta = bench_vector(b, 1, C);
+    pare_tensor mean = bench_vector(b, 2, C), scale = bench_vector(b, 3, C);
     ROW(batch_norm, "training [25088, 256], relu", 3 * n, 0, .x = x, .gamma = gamma, .beta = beta,
-        .running_mean = vector(b, 4, C), .running_var = vector(b, 5, C), .y = y, .saved_mean = mean,
-        .saved_scale = scale, .eps = 1e-5f, .momentum = 0.1f, .training = true, .relu = true);
+        .running_mean = bench_vector(b, 4, C), .running_var = bench_vector(b, 5, C), .y = y,
+        .saved_mean = mean, .saved_scale = scale, .eps = 1e-5f, .momentum = 0.1f, .training = true,
+        .relu = true);
     ROW(batch_norm, "inference, z, relu", 3 * n, 0, .x = x, .gamma = gamma, .beta = beta,
-        .running_mean = vector(b, 4, C), .running_var = vector(b, 5, C), .z = dy, .y = y,
-        .eps = 1e-5f, .relu = true);
+        .running_mean = bench_vector(b, 4, C), .running_var = bench_vector(b, 5, C), .z = dy,
+        .y = y, .eps = 1e-5f, .relu = true);
     ROW(batch_norm_fold, "256", 24.0 * (double)C, 0, .gamma = gamma, .beta = beta,
-        .running_mean = vector(b, 4, C), .running_var = vector(b, 5, C), .scale = mean,
+        .running_mean = bench_vector(b, 4, C), .running_var = bench_vector(b, 5, C), .scale = mean,
         .shift = scale, .eps = 1e-5f);
     ROW(batch_norm_grad, "[25088, 256], relu", 7 * n, 0, .dy = dy, .x = x, .y = y, .gamma = gamma,
-        .saved_mean = mean, .saved_scale = scale, .dx = dx, .dgamma = vector(b, 4, C),
-        .dbeta = vector(b, 5, C), .relu = true);
+        .saved_mean = mean, .saved_scale = scale, .dx = dx, .dgamma = bench_vector(b, 4, C),
+        .dbeta = bench_vector(b, 5, C), .relu = true);
     R = 8192 * b->times;
     C = 384;
-    n = size_of(b) * (double)(R * C);
-    x = matrix(b, 0, R, C);
-    y = matrix(b, 1, R, C);
-    dy = matrix(b, 2, R, C);
-    dx = matrix(b, 3, R, C);
-    gamma = vector(b, 0, C);
-    beta = vector(b, 1, C);
-    mean = vector(b, 2, R);
-    scale = vector(b, 3, R);
+    n = bench_size(b) * (double)(R * C);
+    x = bench_matrix(b, 0, R, C);
+    y = bench_matrix(b, 1, R, C);
+    dy = bench_matrix(b, 2, R, C);
+    dx = bench_matrix(b, 3, R, C);
+    gamma = bench_vector(b, 0, C);
+    beta = bench_vector(b, 1, C);
+    mean = bench_vector(b, 2, R);
+    scale = bench_vector(b, 3, R);
     ROW(layer_norm, "[8192, 384]", 2 * n, 0, .x = x, .gamma = gamma, .beta = beta, .y = y,
         .saved_mean = mean, .saved_scale = scale, .eps = 1e-5f);
     ROW(layer_norm_grad, "[8192, 384]", 3 * n, 0, .dy = dy, .x = x, .gamma = gamma,
-        .saved_mean = mean, .saved_scale = scale, .dx = dx, .dgamma = vector(b, 4, C),
-        .dbeta = vector(b, 5, C));
+        .saved_mean = mean, .saved_scale = scale, .dx = dx, .dgamma = bench_vector(b, 4, C),
+        .dbeta = bench_vector(b, 5, C));
     ROW(rms_norm, "[8192, 384]", 2 * n, 0, .x = x, .gamma = gamma, .y = y, .saved_scale = scale,
         .eps = 1e-5f);
     ROW(rms_norm_grad, "[8192, 384]", 3 * n, 0, .dy = dy, .x = x, .gamma = gamma,
-        .saved_scale = scale, .dx = dx, .dgamma = vector(b, 4, C));
+        .saved_scale = scale, .dx = dx, .dgamma = bench_vector(b, 4, C));
 }
 
 /* ---- element by element ---------------------------------------------------------------------- */
 
-static void element_rows(nn *b)
+static void element_rows(bench_rows *b)
 {
     static const char *const names[PARE_FNS] = {"identity",   "relu", "gelu", "gelu tanh",
                                                 "gelu quick", "silu", "tanh", "sigmoid"};
     const int64_t R = 8192 * b->times, N = 1536, B = 16 * b->times;
-    double n = size_of(b) * (double)(R * N);
-    pare_tensor x = matrix(b, 0, R, N), y = matrix(b, 1, R, N), z = matrix(b, 2, R, N);
-    pare_tensor w = matrix(b, 3, R, N), half = matrix(b, 1, R, N / 2), w2 = w;
+    double n = bench_size(b) * (double)(R * N);
+    pare_tensor x = bench_matrix(b, 0, R, N), y = bench_matrix(b, 1, R, N),
+                z = bench_matrix(b, 2, R, N);
+    pare_tensor w = bench_matrix(b, 3, R, N), half = bench_matrix(b, 1, R, N / 2), w2 = w;
     w2.data = (uint8_t *)w.data + (size_t)n;
     ROW(softmax, "[8192, 1536]", 2 * n, 0, .x = x, .y = y);
     ROW(softmax_grad, "[8192, 1536]", 3 * n, 0, .dy = x, .y = y, .dx = z);
@@ -362,29 +167,30 @@ static void element_rows(nn *b)
     ROW(glu_grad, "silu", 5 * n, 0, .dy = y, .a = x, .b = z, .da = w, .db = w2, .fn = PARE_FN_SILU);
     ROW(fill, "", n, 0, .y = y, .value = 0.5f);
     ROW(add, "relu", 3 * n, 0, .a = x, .b = w, .y = y, .relu = true);
-    ROW(add_rows, "", 2 * n, 0, .x = w, .y = y, .v = vector(b, 0, N));
+    ROW(add_rows, "", 2 * n, 0, .x = w, .y = y, .v = bench_vector(b, 0, N));
     ROW(copy_cols, "half of the columns", n, 0, .x = w, .y = half, .x_first = N / 2, .cols = N / 2);
-    ROW(transpose, "[16, 512, 1536]", 2 * n, 0, .x = act(b, 0, B, 512, N, 0),
-        .y = act(b, 1, B, N, 512, 0));
+    ROW(transpose, "[16, 512, 1536]", 2 * n, 0, .x = bench_act(b, 0, B, 512, N, 0),
+        .y = bench_act(b, 1, B, N, 512, 0));
     ROW(dropout, "0.1", 2 * n, 0, .x = w, .y = y, .p = 0.1f, .seed = 1);
     ROW(quant_rows, "[8192, 1536]", 2 * n, 0, .x = w, .y = y);
 }
 
 /* ---- sequences ------------------------------------------------------------------------------- */
 
-static void attention_rows(nn *b, const char *name, int64_t B, int64_t T, int heads, int64_t D,
-                           bool causal)
+static void attention_rows(bench_rows *b, const char *name, int64_t B, int64_t T, int heads,
+                           int64_t D, bool causal)
 {
     B *= b->times;
     int64_t R = B * T, N = heads * D;
-    double n = size_of(b) * (double)(R * N), each = 2.0 * (double)(R * T * N) / (causal ? 2 : 1);
-    pare_tensor q = matrix(b, 0, R, N), k = q, v = q, dq = matrix(b, 2, R, N), dk = dq, dv = dq;
+    double n = bench_size(b) * (double)(R * N), each = 2.0 * (double)(R * T * N) / (causal ? 2 : 1);
+    pare_tensor q = bench_matrix(b, 0, R, N), k = q, v = q, dq = bench_matrix(b, 2, R, N), dk = dq,
+                dv = dq;
     size_t step = (size_t)n;
     k.data = (uint8_t *)q.data + step;
     v.data = (uint8_t *)q.data + 2 * step;
     dk.data = (uint8_t *)dq.data + step;
     dv.data = (uint8_t *)dq.data + 2 * step;
-    pare_tensor y = matrix(b, 1, R, N), dy = matrix(b, 3, R, N);
+    pare_tensor y = bench_matrix(b, 1, R, N), dy = bench_matrix(b, 3, R, N);
     pare_tensor lse = {b->at, PARE_F32, 3, {B, heads, T}};
     ROW(attention, name, 4 * n, 2 * each, .q = q, .k = k, .v = v, .y = y, .lse = lse, .T = T,
         .heads = heads, .kv_heads = heads, .causal = causal);
@@ -392,41 +198,42 @@ static void attention_rows(nn *b, const char *name, int64_t B, int64_t T, int he
         .dq = dq, .dk = dk, .dv = dv, .T = T, .heads = heads, .kv_heads = heads, .causal = causal);
 }
 
-static void sequence_rows(nn *b)
+static void sequence_rows(bench_rows *b)
 {
     const int64_t R = 8192 * b->times, N = 384, V = 30522, B = 64 * b->times;
-    double n = size_of(b) * (double)(R * N);
-    pare_tensor ids = pare_vector(b->ids, PARE_I32, R), x = matrix(b, 0, R, N);
+    double n = bench_size(b) * (double)(R * N);
+    pare_tensor ids = pare_vector(b->ids, PARE_I32, R), x = bench_matrix(b, 0, R, N);
     pare_tensor w = pare_matrix(b->large[0][3], PARE_F32, V, N);
     ROW(embedding, "[8192, 384] of 30522", n + 4.0 * (double)(R * N), 0, .ids = ids, .w = w,
-        .y = matrix(b, 1, R, N));
+        .y = bench_matrix(b, 1, R, N));
     ROW(embedding_grad, "[8192, 384] of 30522", n + 8.0 * (double)(R * N), 0, .ids = ids, .dy = x,
         .dw = w);
-    ROW(rotary, "[8192, 6 heads of 64]", 2 * n, 0, .x = x, .y = matrix(b, 1, R, N),
+    ROW(rotary, "[8192, 6 heads of 64]", 2 * n, 0, .x = x, .y = bench_matrix(b, 1, R, N),
         .cos = pare_matrix(b->small[0], PARE_F32, 512, 32),
         .sin = pare_matrix(b->small[1], PARE_F32, 512, 32), .T = 512, .heads = 6);
     attention_rows(b, "[32, 128], 12 heads of 32", 32, 128, 12, 32, false);
     attention_rows(b, "[8, 1024], 6 heads of 64, causal", 8, 1024, 6, 64, true);
-    ROW(pool_seq, "[64, 128, 384], masked", n, 0, .x = act(b, 0, B, 128, N, 0),
-        .keys = pare_matrix(b->bytes, PARE_U8, B, 128), .y = matrix(b, 1, B, N));
-    ROW(pool_seq_grad, "[64, 128, 384], masked", n, 0, .dy = matrix(b, 1, B, N),
-        .keys = pare_matrix(b->bytes, PARE_U8, B, 128), .dx = act(b, 3, B, 128, N, 0));
+    ROW(pool_seq, "[64, 128, 384], masked", n, 0, .x = bench_act(b, 0, B, 128, N, 0),
+        .keys = pare_matrix(b->bytes, PARE_U8, B, 128), .y = bench_matrix(b, 1, B, N));
+    ROW(pool_seq_grad, "[64, 128, 384], masked", n, 0, .dy = bench_matrix(b, 1, B, N),
+        .keys = pare_matrix(b->bytes, PARE_U8, B, 128), .dx = bench_act(b, 3, B, 128, N, 0));
 }
 
 /* ---- pools ----------------------------------------------------------------------------------- */
 
-static void pool_rows(nn *b)
+static void pool_rows(bench_rows *b)
 {
     static const pare_window three = {{3, 3}, {2, 2}, {1, 1}, 1, 1, 1, 1};
     static const pare_window two = {{2, 2}, {2, 2}, {1, 1}, 0, 0, 0, 0};
     static const pare_window all = {{7, 7}, {1, 1}, {1, 1}, 0, 0, 0, 0};
     int64_t B = 16 * b->times, many = 128 * b->times;
-    double e = size_of(b), in = (double)B * 112 * 112 * 64, out = in / 4;
+    double e = bench_size(b), in = (double)B * 112 * 112 * 64, out = in / 4;
     double image = (double)many * 49 * 2048;
-    pare_tensor x = act(b, 0, B, 112, 112, 64), y = act(b, 1, B, 56, 56, 64), at = y;
-    pare_tensor dx = act(b, 3, B, 112, 112, 64);
-    pare_tensor large = act(b, 0, many, 7, 7, 2048), d_large = act(b, 3, many, 7, 7, 2048);
-    pare_tensor means = act(b, 1, many, 1, 1, 2048);
+    pare_tensor x = bench_act(b, 0, B, 112, 112, 64), y = bench_act(b, 1, B, 56, 56, 64), at = y;
+    pare_tensor dx = bench_act(b, 3, B, 112, 112, 64);
+    pare_tensor large = bench_act(b, 0, many, 7, 7, 2048),
+                d_large = bench_act(b, 3, many, 7, 7, 2048);
+    pare_tensor means = bench_act(b, 1, many, 1, 1, 2048);
     at.data = b->at;
     at.dtype = PARE_I32;
     ROW(pool_max, "3x3 / 2 [16, 112, 112, 64]", e * (in + out) + 4 * out, 0, .x = x, .y = y,
@@ -444,9 +251,9 @@ static void pool_rows(nn *b)
     ROW(pool_avg_grad, "global [128, 7, 7, 2048]", e * image, 0, .dy = means, .dx = d_large,
         .window = all);
     in = (double)many * 32 * 32 * 16;
-    x = act(b, 0, many, 32, 32, 16);
-    y = act(b, 1, many, 16, 16, 32);
-    dx = act(b, 3, many, 32, 32, 16);
+    x = bench_act(b, 0, many, 32, 32, 16);
+    y = bench_act(b, 1, many, 16, 16, 32);
+    dx = bench_act(b, 3, many, 32, 32, 16);
     ROW(shortcut, "[128, 32, 32, 16] to 32", e * (in / 4 + in / 2), 0, .x = x, .y = y, .stride = 2,
         .before = 8);
     ROW(shortcut_grad, "[128, 32, 32, 16] to 32", e * (in / 4 + in), 0, .dy = y, .dx = dx,
@@ -455,7 +262,7 @@ static void pool_rows(nn *b)
 
 /* ---- losses and optimisers ------------------------------------------------------------------- */
 
-static void loss_rows(nn *b)
+static void loss_rows(bench_rows *b)
 {
     static const struct {
         const char *name;
@@ -464,9 +271,10 @@ static void loss_rows(nn *b)
         {"[256, 1000]", 256, 1000}, {"[512, 32000]", 512, 32000}, {"[128, 151936]", 128, 151936}};
     for (int k = 0; k < 3; k++) {
         int64_t R = rows[k].R * b->times, V = rows[k].V;
-        double n = size_of(b) * (double)(R * V);
-        pare_tensor x = matrix(b, 0, R, V), t = matrix(b, 1, R, V), dx = matrix(b, 2, R, V);
-        pare_tensor labels = pare_vector(b->ids, PARE_I32, R), loss = vector(b, 0, R);
+        double n = bench_size(b) * (double)(R * V);
+        pare_tensor x = bench_matrix(b, 0, R, V), t = bench_matrix(b, 1, R, V),
+                    dx = bench_matrix(b, 2, R, V);
+        pare_tensor labels = pare_vector(b->ids, PARE_I32, R), loss = bench_vector(b, 0, R);
         ROW(cross_entropy, rows[k].name, 2 * n, 0, .x = x, .labels = labels, .loss = loss,
             .rank = pare_vector(b->at, PARE_I32, R), .dx = dx, .smoothing = 0.1f, .grad_scale = 1);
         ROW(kl, rows[k].name, 2 * n, 0, .teacher = t, .x = x, .kl = loss,
@@ -476,11 +284,12 @@ static void loss_rows(nn *b)
 }
 
 /* As many parameters as MiniLM has. */
-static void optimiser_rows(nn *b)
+static void optimiser_rows(bench_rows *b)
 {
     const int64_t N = 22713216 * b->times;
     const double n = (double)N;
-    pare_tensor w = params(b, 0, N), g = params(b, 1, N), m = params(b, 2, N), v = params(b, 3, N);
+    pare_tensor w = bench_params(b, 0, N), g = bench_params(b, 1, N), m = bench_params(b, 2, N),
+                v = bench_params(b, 3, N);
     pare_tensor mask = pare_vector(b->bytes, PARE_U8, N);
     bench_check(pare_backend_clear(b->be, m.data, 4 * N));
     bench_check(pare_backend_clear(b->be, v.data, 4 * N));
@@ -503,16 +312,7 @@ static void optimiser_rows(nn *b)
 
 void bench_nn(const bench_table *table, pare_backend *be, int threads, int64_t times)
 {
-    nn *b = bench_memory(sizeof *b);
-    b->table = table;
-    b->be = be;
-    b->threads = threads > 1 ? threads : 1;
-    b->times = times;
-    make_data(b);
-    if (!table->csv)
-        printf("%s, %s, %d threads\n", pare_cpu_model(), pare_backend_name(be), b->threads);
-    measure_limits(b);
-    head(b);
+    bench_rows *b = bench_rows_make(table, be, threads, times);
     for (int k = 0; k < 2; k++) {
         b->dtype = k ? PARE_BF16 : PARE_F32;
         product_rows(b);
@@ -529,7 +329,6 @@ void bench_nn(const bench_table *table, pare_backend *be, int threads, int64_t t
     }
     b->dtype = PARE_F32;
     optimiser_rows(b);
-    bench_check_rows(b->seen, PARE_OP_gemm, PARE_OP_COUNT);
-    free_data(b);
-    free(b);
+    bench_check_rows(b->seen, PARE_OP_gemm, PARE_OP_gram);
+    bench_rows_free(b);
 }

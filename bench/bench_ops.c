@@ -1,12 +1,12 @@
 /* bench_ops.c - the speed of every op on one chunk of weights, beside memcpy and reading in the
  * same run.
  *
- *   pare_bench_ops [--nn [--times N]] [--csv] [--op NAME] [--isa NAME] [--threads N] [--rows N]
- *                  [--cols N] [--repeats N] [--device cuda[:N]]
+ *   pare_bench_ops [--nn|--calib [--times N]] [--csv] [--op NAME] [--isa NAME] [--threads N]
+ *                  [--rows N] [--cols N] [--repeats N] [--device cuda[:N]]
  *
  * --nn: the ops that models are run and trained with instead, beside copying and products, with N
- * times as many samples a row. --device: on a CUDA device instead, where the chunk is 16384 × 4096
- * and --times 16 where nothing else is said.
+ * times as many samples a row; --calib: those that compress with calibration data. --device: on a
+ * CUDA device instead, where the chunk is 16384 × 4096 and --times 16 where nothing else is said.
  */
 #include "bench.h"
 
@@ -18,7 +18,8 @@
 
 typedef struct chunk {
     bench_table table;
-    bool nn; /* the other table, */
+    /* the other tables' */
+    void (*rows_of)(const bench_table *table, pare_backend *be, int threads, int64_t times);
     int64_t times;
     int device; /* −1: the CPU */
     pare_backend *be;
@@ -395,7 +396,9 @@ static void read_options(int argc, char **argv, chunk *k, pare_cpu_options *cpu)
         if (strcmp(argv[i], "--csv") == 0)
             k->table.csv = true;
         else if (strcmp(argv[i], "--nn") == 0)
-            k->nn = true;
+            k->rows_of = bench_nn;
+        else if (strcmp(argv[i], "--calib") == 0)
+            k->rows_of = bench_calib;
         else if (option(argc, argv, &i, "--op", &v))
             k->table.only = v;
         else if (option(argc, argv, &i, "--isa", &v))
@@ -413,9 +416,10 @@ static void read_options(int argc, char **argv, chunk *k, pare_cpu_options *cpu)
         else if (option(argc, argv, &i, "--device", &v) && strncmp(v, "cuda", 4) == 0)
             k->device = v[4] == ':' ? atoi(v + 5) : 0;
         else {
-            fprintf(stderr,
-                    "usage: pare_bench_ops [--nn [--times N]] [--csv] [--op NAME] [--isa NAME] "
-                    "[--threads N] [--rows N] [--cols N] [--repeats N] [--device cuda[:N]]\n");
+            fprintf(
+                stderr,
+                "usage: pare_bench_ops [--nn|--calib [--times N]] [--csv] [--op NAME] [--isa NAME] "
+                "[--threads N] [--rows N] [--cols N] [--repeats N] [--device cuda[:N]]\n");
             exit(2);
         }
     }
@@ -450,8 +454,8 @@ int main(int argc, char **argv)
                                : pare_cpu_create(&cpu, &k->be));
     k->table.be = k->be;
     print_device(k);
-    if (k->nn) {
-        bench_nn(&k->table, k->be, cpu.threads, k->times);
+    if (k->rows_of) {
+        k->rows_of(&k->table, k->be, cpu.threads, k->times);
         pare_backend_free(&k->be);
         return 0;
     }

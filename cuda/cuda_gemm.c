@@ -31,6 +31,8 @@
 /* A product in cuBLASLt's terms: C [m, n] = op(A)·op(B), all column-major. */
 typedef struct gemm_key {
     int64_t m, n, k;
+    int64_t lda, ldb, ldc;
+    int64_t count, next[3]; /* of a batch; 0: no batch */
     int32_t dtype, c_dtype; /* pare_dtype: of A and B; of C */
     int32_t trans_a, trans_b, bias;
     uint32_t align_a, align_b, align_c;
@@ -137,10 +139,24 @@ static pare_status describe(gemm_plan *plan)
                                             sizeof(void *)));
     }
     BLAS(cublasLtMatrixLayoutCreate(&plan->a, type, k->trans_a ? depth : m, k->trans_a ? m : depth,
-                                    k->trans_a ? k->k : k->m));
+                                    k->lda));
     BLAS(cublasLtMatrixLayoutCreate(&plan->b, type, k->trans_b ? n : depth, k->trans_b ? depth : n,
-                                    k->trans_b ? k->n : k->k));
-    BLAS(cublasLtMatrixLayoutCreate(&plan->c, type_of(k->c_dtype), m, n, k->m));
+                                    k->ldb));
+    BLAS(cublasLtMatrixLayoutCreate(&plan->c, type_of(k->c_dtype), m, n, k->ldc));
+    return PARE_OK;
+}
+
+static pare_status describe_batch(const gemm_plan *plan)
+{
+    const cublasLtMatrixLayout_t layouts[] = {plan->a, plan->b, plan->c};
+    const int32_t count = (int32_t)plan->key.count;
+    for (int i = 0; i < 3; i++) {
+        BLAS(cublasLtMatrixLayoutSetAttribute(layouts[i], CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+                                              &count, sizeof count));
+        BLAS(cublasLtMatrixLayoutSetAttribute(layouts[i],
+                                              CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                              &plan->key.next[i], sizeof plan->key.next[i]));
+    }
     return PARE_OK;
 }
 
@@ -191,6 +207,8 @@ static pare_status fill_plan(gemm_state *s, gemm_plan *plan)
 {
     cublasLtMatmulPreference_t wish = NULL;
     PARE_TRY(describe(plan));
+    if (plan->key.count > 1)
+        PARE_TRY(describe_batch(plan));
     BLAS(cublasLtMatmulPreferenceCreate(&wish));
     pare_status status = wish_for(&plan->key, wish);
     if (status == PARE_OK)
@@ -267,6 +285,9 @@ static pare_status prepare(pare_backend *be, const pare_gemm_args *args, gemm_ca
     key.c_dtype = c_dtype;
     key.trans_a = args->trans_b; /* their A is our b */
     key.trans_b = args->trans_a;
+    key.lda = args->b.shape[1];
+    key.ldb = args->a.shape[1];
+    key.ldc = key.m;
     key.bias = args->bias.data != NULL;
     key.align_a = call->round_b ? PARE_CUDA_ALIGN : alignment(args->b.data);
     key.align_b = call->round_a ? PARE_CUDA_ALIGN : alignment(args->a.data);
@@ -374,4 +395,51 @@ pare_status pare_cuda_gemm(pare_backend *be, const pare_gemm_args *args)
     PARE_TRY(pare__cuda_product_room(be, args, &bytes));
     PARE_TRY(pare__scratch(be, bytes, &room));
     return pare__cuda_product(be, args, room);
+}
+
+/* ---- matrices inside larger ones ------------------------------------------------------------- */
+
+/* That every matrix of a batch has. */
+static uint32_t alignment_of_all(const void *first, int64_t next, pare_dtype dtype)
+{
+    return alignment((const void *)((uintptr_t)first | (uintptr_t)next * element(dtype)));
+}
+
+pare_status pare__cuda_gemm_sub(pare_backend *be, const pare__cuda_sub *args)
+{
+    gemm_state *s = NULL;
+    gemm_plan *plan = NULL;
+    gemm_key key;
+    void *room = NULL;
+    float beta = args->accumulate ? 1.0f : 0.0f;
+    if (args->M == 0 || args->N == 0 || args->K == 0)
+        return PARE_OK;
+    memset(&key, 0, sizeof key);
+    key.m = args->N;
+    key.n = args->M;
+    key.k = args->K;
+    key.lda = args->ldb; /* their A is our b */
+    key.ldb = args->lda;
+    key.ldc = args->ldc;
+    key.dtype = args->dtype;
+    key.c_dtype = PARE_F32;
+    key.trans_a = args->trans_b;
+    key.trans_b = args->trans_a;
+    if (args->count > 1) {
+        key.count = args->count;
+        key.next[0] = args->next[1];
+        key.next[1] = args->next[0];
+        key.next[2] = args->next[2];
+    }
+    key.align_a = alignment_of_all(args->b, key.next[0], args->dtype);
+    key.align_b = alignment_of_all(args->a, key.next[1], args->dtype);
+    key.align_c = alignment_of_all(args->c, key.next[2], PARE_F32);
+    PARE_TRY(state_of(be, &s));
+    PARE_TRY(plan_of(s, &key, &plan));
+    PARE_TRY(pare__scratch(be, plan->workspace, &room));
+    BLAS(cublasLtMatmul(s->handle, plan->what, &args->alpha, args->b, plan->a, args->a, plan->b,
+                        &beta, args->c, plan->c, args->c, plan->c, &plan->how,
+                        plan->workspace > 0 ? room : NULL, plan->workspace,
+                        pare__cuda_of(be)->stream));
+    return PARE_OK;
 }

@@ -13,6 +13,8 @@
  */
 #include "cuda_quant.cuh"
 
+#include "cuda_nf4.cuh"
+
 struct sheet_job {
     quant_sheet sheet;
     int64_t block_rows, block_cols, across; /* blocks, and how many side by side */
@@ -54,36 +56,7 @@ static __device__ __forceinline__ void load_scales(const sheet_job &j, const qua
     }
 }
 
-/* Levels of NF4 (QLoRA, Dettmers 2023, appendix E). */
-static __device__ const float nf4_level[16] = {
-    -1.0f,
-    -0.6961928009986877f,
-    -0.5250730514526367f,
-    -0.39491748809814453f,
-    -0.28444138169288635f,
-    -0.18477343022823334f,
-    -0.09105003625154495f,
-    0.0f,
-    0.07958029955625534f,
-    0.16093020141124725f,
-    0.24611230194568634f,
-    0.33791524171829224f,
-    0.44070982933044434f,
-    0.5626170039176941f,
-    0.7229568362236023f,
-    1.0f,
-};
-
 /* ---- quantize -------------------------------------------------------------------------------- */
-
-/* How many of the midpoints between levels are below x. */
-static __device__ __forceinline__ uint32_t nf4_code(float x, const float *middle)
-{
-    uint32_t i = middle[7] < x ? 8 : 0;
-    i += middle[i + 3] < x ? 4 : 0;
-    i += middle[i + 1] < x ? 2 : 0;
-    return i + (middle[i] < x ? 1 : 0);
-}
 
 template <int TYPE, int N>
 static __global__ void __launch_bounds__(QUANT_THREADS, 4)
@@ -92,7 +65,7 @@ static __global__ void __launch_bounds__(QUANT_THREADS, 4)
     PARE_SHARED_ARRAY(float, middle, 16);
     if (TYPE == PARE_QUANT_NF4) {
         if (threadIdx.x < 15)
-            middle[threadIdx.x] = (nf4_level[threadIdx.x] + nf4_level[threadIdx.x + 1]) * 0.5f;
+            middle[threadIdx.x] = nf4_middle(threadIdx.x);
         __syncthreads();
     }
     quant_spot spot = quant_spot_of<N>(j.sheet);

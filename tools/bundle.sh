@@ -99,6 +99,7 @@ bench)
     echo "# commit $(cat "$here/commit"), $(date -I)"
     "$here/bin/pare_bench_ops" --device cuda --csv "$@"
     "$here/bin/pare_bench_ops" --device cuda --csv --nn "$@"
+    "$here/bin/pare_bench_ops" --device cuda --csv --calib "$@"
     ;;
 "") sed -n '2p' "$0" >&2; exit 2 ;;
 *)

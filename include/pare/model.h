@@ -50,6 +50,8 @@ typedef enum pare_output {
     PARE_OUTPUT_CLASSES, /* logits [B, classes] */
     PARE_OUTPUT_TOKENS, /* hidden states [B·T, D]; logits are hidden · headᵀ, see pare_model_head */
     PARE_OUTPUT_VECTOR, /* an embedding [B, D] */
+    PARE_OUTPUT_HIDDEN, /* what the next block takes, [B, …] act: see pare_model_block; classes
+                           are the whole model's */
 } pare_output;
 
 typedef struct pare_model_facts {
@@ -76,6 +78,7 @@ typedef struct pare_param {
     pare_tensor grad;    /* F32, data NULL if there is none */
     uint8_t *mask;       /* [count]: 0 where a weight was pruned and stays 0; NULL: dense */
     pare_activation act; /* inputs of its product are rounded as this says (of a w…a8… scheme) */
+    float act_scale;     /* of PARE_ACT_STATIC */
 } pare_param;
 
 /* A step of the graph, as hooks, reports and FLOP counts see it. */
@@ -170,6 +173,10 @@ pare_status pare_model_init(pare_model *model, uint64_t seed);
  * checkpoint's shape]; for writing. To host memory. */
 pare_status pare_model_read_rows(const pare_model *model, int64_t param, int64_t first,
                                  int64_t count, float *values);
+/* The same of another tensor of the value's shape in the backend's memory, such as its gradient;
+ * NULL: the value. */
+pare_status pare_model_read_rows_of(const pare_model *model, int64_t param, const pare_tensor *of,
+                                    int64_t first, int64_t count, float *values);
 /* Elements [first, first + count) of its mask, in the order of the value, to host memory: all 1 if
  * it has none. */
 pare_status pare_model_read_mask(const pare_model *model, int64_t param, int64_t first,
@@ -225,6 +232,136 @@ void pare_model_set_hook(pare_model *model, pare_model_hook hook, void *user);
  * gradient that holds one, as a sentence part in text ("the output of layer2.0.conv1"); false if
  * all are finite. Slow; a forward in training moves running statistics. */
 bool pare_model_first_bad(pare_model *model, const pare_batch *batch, char *text, size_t size);
+
+/* ---- block by block -------------------------------------------------------------------------- */
+
+/* A model is cut where a single value is alive (between the attention and the MLP of a
+ * transformer's layer, between layers, between the residual blocks of a network), into blocks that
+ * hold at least one LINEAR or CONV each: what comes before the first such weight belongs to the
+ * first block, what has none behind a weight to that weight's block. */
+int64_t pare_model_block_count(const pare_model *model);
+
+/* Block `index` as a model of its own: its nodes and parameters (the names stay), nothing else; the
+ * first takes batches as ever, the others take the hidden state that the block before gave, see
+ * pare_model_forward_hidden. The last one's output is the model's; that of the others is "hidden":
+ * pare_model_output of any shape [B, …], act. The model it was cut from is not needed afterwards. A
+ * HEAD that is no node belongs to the last block (TOKENS) unless `no_head`. */
+pare_status pare_model_block(const pare_model *model, int64_t index, bool no_head,
+                             pare_model **block);
+
+/* The shape and dtype of the hidden state that goes into a prepared block, for a batch of the
+ * prepared size (rank 0: it takes batches). */
+pare_tensor pare_model_hidden(const pare_model *block);
+
+/* As pare_model_forward without training, from a hidden state in the backend's memory (data NULL: a
+ * first block, which takes the batch alone); batch is still needed for sizes and padding (its ids
+ * may be NULL). Runs the nodes before `until` only (negative: all): then pare_model_node(block,
+ * until).input is what that node would read. Inputs of the nodes that have run stay readable by
+ * hooks alone. */
+pare_status pare_model_forward_hidden(pare_model *block, const pare_batch *batch,
+                                      pare_tensor hidden, int64_t until);
+
+/* Reads a part of a checkpoint into a block: as pare_model_load, but what the block does not have
+ * is passed over. */
+pare_status pare_model_load_block(pare_model *block, pare_store *store, bool masks);
+
+/* ---- sites ----------------------------------------------------------------------------------- */
+
+/* The products that read one value: what they multiply has one set of statistics. */
+#define PARE_SITE_LAYERS 8
+typedef struct pare_site {
+    char name[160]; /* of its first layer's node, for reports and caches */
+    int count;
+    int64_t node[PARE_SITE_LAYERS];  /* ascending; all read the same value */
+    int64_t param[PARE_SITE_LAYERS]; /* their weights: LINEAR, CONV (or HEAD if it is a node) */
+    bool conv;                       /* convolutions of one and the same window; */
+    pare_window window;
+    int groups;          /* > 1: no statistics of columns are taken */
+    int64_t cols, inner; /* K: columns of the weights as matrices; kh·kw, or 1 */
+    /* Where a positive scale of the inputs can be folded into: channel c of the input is row
+     * fold_first + (c / fold_repeat / fold_dim)·fold_dim + c % fold_dim (with fold_repeat 1:
+     * fold_first + c) of fold_weight (a NORM's vector, or the rows of a LINEAR or CONV before it,
+     * through nothing but max(x, 0), a gate's product, attention's values or a pool), and of
+     * fold_bias (−1: none). fold_weight −1: nowhere. Channels that share a row (those of the heads
+     * of one group of queries, fold_dim apart) must share a scale. Channel c is column c of a
+     * linear's weight, columns c·inner … of a convolution's. Of groups nothing is folded. */
+    int64_t fold_weight, fold_bias, fold_first, fold_dim;
+    int fold_repeat; /* channels that share a row; 1: each has its own */
+} pare_site;
+
+int64_t pare_model_site_count(const pare_model *model);
+pare_status pare_model_site(const pare_model *model, int64_t index, pare_site *site);
+
+/* Replaces a parameter's value by values [R, C] F32 (as the product sees it: not transposed) in the
+ * backend's memory, and the reverse is pare_model_param(...)->value itself. A mask, if it has one,
+ * becomes that of the exact zeros. Copies; BF16 values are rounded. */
+pare_status pare_model_set_value(pare_model *model, int64_t param, pare_tensor values);
+
+/* ---- coupled units --------------------------------------------------------------------------- */
+
+/* What structured pruning takes away as one. All that reads or writes a unit shares it: it is found
+ * from the graph (src/model/couple.c), and the architecture says which of them a smaller config can
+ * name. */
+typedef enum pare_unit_kind {
+    PARE_UNIT_CHANNEL, /* a neuron of a feed-forward layer, a channel of convolutions */
+    PARE_UNIT_HEAD,    /* an attention head; with grouped queries a key head and its query heads */
+    PARE_UNIT_WIDTH,   /* a feature of the hidden state (or head_dim of them, with a head each) */
+    PARE_UNIT_LAYER,   /* a residual block */
+} pare_unit_kind;
+
+/* Units that are alike: the same share of them goes. */
+typedef struct pare_unit_class {
+    pare_unit_kind kind;
+    char name[160];       /* of its first node; LAYER: what stands before the number */
+    int64_t first, count; /* its units: [first, first + count) of all; locked: none */
+    int64_t size;         /* features of one in the narrowest value: head_dim of a head, else 1 */
+    int64_t multiple;     /* so many stay that their number is a multiple of this, */
+    int64_t divides;      /* and divides this (0: any) */
+    const char *locked;   /* why none of them can go, static; NULL: they can */
+} pare_unit_class;
+
+typedef struct pare_couple pare_couple;
+
+/* From the graph alone, no values. It does not need the model afterwards. */
+pare_status pare_couple_create(const pare_model *model, pare_couple **couple);
+void pare_couple_free(pare_couple **couple);
+int64_t pare_couple_class_count(const pare_couple *couple);
+const pare_unit_class *pare_couple_class(const pare_couple *couple, int64_t index);
+/* Whether one of the parameters that its units reach has a name that matches the glob. */
+bool pare_couple_matches(const pare_couple *couple, int64_t index, const char *glob);
+int64_t pare_couple_unit_count(const pare_couple *couple);
+
+/* Why the model has no units of a kind at all, as far as its architecture says; NULL. */
+const char *pare_couple_refusal(const pare_couple *couple, pare_unit_kind kind);
+
+/* The unit (−1: none) of every place along an axis of a parameter as the checkpoint stores it; NULL
+ * where no place has one. */
+const int32_t *pare_couple_axis(const pare_couple *couple, int64_t param, int axis);
+/* The LAYER unit that a parameter, a node lies in; −1: none. */
+int64_t pare_couple_layer(const pare_couple *couple, int64_t param);
+int64_t pare_couple_node_layer(const pare_couple *couple, int64_t node);
+/* Why a LAYER unit must stay although others of its class can go, static; NULL: it can go. */
+const char *pare_couple_stays(const pare_couple *couple, int64_t unit);
+/* The first and the last node of a LAYER unit, and the value that goes into it: the output of node
+ * *before (−1: of none). False for other units. */
+bool pare_couple_span(const pare_couple *couple, int64_t unit, int64_t *first, int64_t *last,
+                      int64_t *before);
+
+/* What is left of a parameter when only units with keep[unit] != 0 stay (NULL: all): its shape in
+ * the checkpoint (LAYER units count by pare_couple_layer, not here). */
+void pare_couple_shape(const pare_couple *couple, int64_t param, const uint8_t *keep, int *rank,
+                       int64_t *shape);
+/* What its values are multiplied by: sqrt(D/D') of an RMS norm over D features of which D' stay,
+ * whose eps becomes eps·D/D', so that features that were zero make no difference; else 1. */
+double pare_couple_gain(const pare_couple *couple, int64_t param, const uint8_t *keep);
+/* The name of a tensor of the checkpoint (a parameter or not) once the layers that stay are
+ * numbered anew; *renamed NULL: it goes with its layer. Caller frees. */
+pare_status pare_couple_rename(const pare_couple *couple, const char *name, const uint8_t *keep,
+                               char **renamed);
+/* config.json of the smaller model, as the architecture spells its sizes. PARE_ERR_UNSUPPORTED if
+ * they cannot be spelled (layers that differ where one number holds for all). Caller frees. */
+pare_status pare_couple_config(const pare_couple *couple, const pare_model *model,
+                               const uint8_t *keep, char **config);
 
 #ifdef __cplusplus
 }

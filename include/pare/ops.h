@@ -19,6 +19,7 @@
 #define PARE_OPS_H
 
 #include "pare/backend.h"
+#include "pare/ops_calib.h"
 #include "pare/ops_compress.h"
 #include "pare/ops_core.h"
 #include "pare/ops_nn.h"
@@ -26,7 +27,8 @@
 #define PARE_OPS(OP)                                                                               \
     PARE_OPS_CORE(OP)                                                                              \
     PARE_OPS_COMPRESS(OP)                                                                          \
-    PARE_OPS_NN(OP)
+    PARE_OPS_NN(OP)                                                                                \
+    PARE_OPS_CALIB(OP)
 
 typedef enum pare_op {
 #define PARE_OP_ENUM(name) PARE_OP_##name,

@@ -5,6 +5,7 @@
 #include "pare/array.h"
 #include "pare/backend.h"
 #include "pare/batch.h"
+#include "pare/calib.h"
 #include "pare/data.h"
 #include "pare/dtype.h"
 #include "pare/log.h"

@@ -3,8 +3,7 @@
 #ifndef PARE_PRUNE_H
 #define PARE_PRUNE_H
 
-#include "pare/backend.h"
-#include "pare/tensor.h"
+#include "pare/calib.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -14,6 +13,11 @@ typedef enum pare_pattern_kind {
     PARE_PATTERN_UNSTRUCTURED,
     PARE_PATTERN_NM,    /* n of every m consecutive columns stay */
     PARE_PATTERN_BLOCK, /* block_rows × block_cols go together */
+    /* These shrink the model (shrink, below): */
+    PARE_PATTERN_CHANNEL, /* neurons of a feed-forward layer, channels of a convolution */
+    PARE_PATTERN_HEAD,    /* attention heads; with grouped queries a key head and its query heads */
+    PARE_PATTERN_LAYER,   /* whole residual blocks */
+    PARE_PATTERN_WIDTH,   /* features of the hidden state */
 } pare_pattern_kind;
 
 typedef struct pare_pattern {
@@ -22,8 +26,11 @@ typedef struct pare_pattern {
     int64_t block_rows, block_cols; /* PARE_PATTERN_BLOCK: 1..4096 each */
 } pare_pattern;
 
-/* Reads "unstructured", "2:4", "block:16x16"; patterns of cli.md that are still to come (channel,
- * head, layer, width) answer "not in this version". PARE_ERR_ARGUMENT with what was expected. */
+/* Whether a pattern makes the model smaller instead of putting zeros into it. */
+bool pare_pattern_shrinks(const pare_pattern *pattern);
+
+/* Reads "unstructured", "2:4", "block:16x16", "channel", "head", "layer", "width".
+ * PARE_ERR_ARGUMENT with what was expected. */
 pare_status pare_pattern_parse(const char *text, pare_pattern *pattern);
 /* Writes that spelling into text (size bytes, 32 are enough) and returns text. */
 char *pare_pattern_text(const pare_pattern *pattern, char *text, size_t size);
@@ -33,6 +40,9 @@ typedef struct pare_score_args {
     uint64_t seed, stream; /* of the run, and of the tensor (the same wherever it is stored) */
     int64_t first;         /* index of w's first element (or of its first block) in the tensor */
     pare_tensor w;         /* [R, C], F32 */
+    pare_tensor norm; /* [C] F32, ‖x_c‖₂ of its inputs; data NULL unless STAT_COLUMNS is needed */
+    pare_tensor grad; /* [R, C] F32: √Σ g² of the loss's gradients by batches, or by samples; data
+                         NULL unless STAT_GRADIENT is needed. A score may write into it */
     int64_t block_rows, block_cols; /* 1 × 1 for single elements */
     pare_tensor keys; /* [ceil(R/block_rows), ceil(C/block_cols)], U32: see ops_compress.h */
 } pare_score_args;
@@ -42,12 +52,102 @@ typedef struct pare_prune_method {
     const char *summary;  /* one line for help and docs */
     bool weight_is_score; /* element keys are the bits of |w|: selection may read the weights
                              themselves */
+    unsigned needs;       /* set of pare_stat; 0: no data */
+    bool by_row;          /* unstructured: every row loses the same share (Wanda), but of
+                             convolutions, whose filters differ too much: there the layer does */
+    bool by_sample;       /* STAT_GRADIENT: gradients of single samples (Fisher), else of batches */
+    /* Fills args->keys. NULL: the sweep decides. */
     pare_status (*score)(pare_backend *be, const pare_score_args *args);
+    /* SparseGPT: what a sweep asks (calib.h), with a pare_choose_plan as user; NULL: no sweep. */
+    pare_status (*choose)(void *user, pare_panel *panel);
 } pare_prune_method;
+
+/* What a sweep is to remove. */
+typedef struct pare_choose_plan {
+    pare_pattern pattern; /* UNSTRUCTURED or NM */
+    double sparsity;      /* of each panel */
+} pare_choose_plan;
+
+/* ---- budgets ----------------------------------------------------------------------------------
+ */
+
+/* How the sparsity asked for is spread over layers. */
+typedef enum pare_budget {
+    PARE_BUDGET_UNIFORM, /* the same in every layer */
+    PARE_BUDGET_GLOBAL,  /* one threshold over all scores (of the scores that allow it) */
+    PARE_BUDGET_OWL,     /* by the share of outliers in |w|·‖x‖ (Yin 2023) */
+    PARE_BUDGET_LOSS, /* by each layer's output error at several sparsities, exactly (pare_assign)
+                       */
+} pare_budget;
+pare_status pare_budget_parse(const char *text, pare_budget *budget);
+const char *pare_budget_name(pare_budget budget);
+
+/* OWL: the share of scores above `factor` times the mean score of the layer. keys [R, C] U32 hold
+ * them (of Wanda). Host result. */
+pare_status pare_outlier_share(pare_backend *be, pare_tensor keys, double factor, double *share);
+
+/* Sparsities s_l = clamp(1 − (scaled share), …) with |s_l − sparsity| ≤ spread and the weighted
+ * mean exactly the one asked for; count[l]: weights of the layer. Yin 2023, eq. 3: outlier-rich
+ * layers keep more. */
+pare_status pare_budget_owl(const double *share, const int64_t *count, int64_t layers,
+                            double sparsity, double spread, double *result);
+/* LOSS: errors [layers][steps] at sparsities steps[]; *result[l] one of them, least sum of errors
+ * with a weighted mean of at least `sparsity`. */
+pare_status pare_budget_loss(const double *errors, const double *steps, int step_count,
+                             const int64_t *count, int64_t layers, double sparsity, double *result);
 
 /* All methods, NULL after the last; the one of a name, or NULL. */
 const pare_prune_method *const *pare_prune_methods(void);
 const pare_prune_method *pare_prune_find(const char *name);
+
+/* ---- shrink ----------------------------------------------------------------------------------
+ */
+
+/* Structured pruning: units (model.h) are scored by all that is theirs, the least of each class go,
+ * and what is left of each tensor is cut out. */
+typedef struct pare_shrink_options {
+    pare_unit_kind kind;
+    double sparsity;       /* share of units that go, of each class; of all blocks together */
+    int64_t multiple;      /* the number that stays is one of it (WIDTH: of features); 0: 1 */
+    const uint8_t *chosen; /* [classes]: which lose units; NULL: all of the kind */
+} pare_shrink_options;
+
+/* Rows [first, first + count) of a parameter as the checkpoint stores it. */
+typedef struct pare_shrink_rows {
+    int64_t param, first, count;
+    const float *w;    /* [count, C] */
+    const float *grad; /* alike, or NULL */
+    /* ‖x‖² of each input, [places of the axis that its product sums over], or NULL */
+    const double *inputs;
+    int input_axis;
+} pare_shrink_rows;
+
+/* Adds to the units of these rows what they have in them: Σ w², Σ (w·grad)² (Taylor; Molchanov
+ * 2019), or, with inputs, Σ w²·‖x‖² to the units of the input axis alone (Wanda's, Sun 2023, summed
+ * over those who read the unit). LAYER units get all of it. In f64, in an order
+ * that the number of rows alone decides. */
+void pare_shrink_score(const pare_couple *couple, const pare_shrink_rows *rows,
+                       double *score /* [units] */);
+
+/* Marks what stays: keep [units]. Ties go by the lower place. At least one unit of a class stays,
+ * and its number is what the class's limits and `multiple` allow nearest to the share asked for
+ * (the greater of two). PARE_ERR_UNSUPPORTED if nothing of the kind can go, with the reason;
+ * PARE_ERR_ARGUMENT if nothing would; PARE_ERR_NUMERIC for a score that is no number. */
+pare_status pare_shrink_choose(const pare_couple *couple, const pare_shrink_options *options,
+                               const double *score, uint8_t *keep);
+
+/* Which rows and columns of a parameter, as the matrix that the checkpoint stores, stay. */
+typedef struct pare_shrink_cut {
+    int64_t rows, cols, kept_rows, kept_cols;
+    uint8_t *row; /* [rows] */
+    int64_t *col; /* [kept_cols], ascending */
+} pare_shrink_cut;
+pare_status pare_shrink_cut_create(const pare_couple *couple, int64_t param, const uint8_t *keep,
+                                   pare_shrink_cut **cut);
+void pare_shrink_cut_free(pare_shrink_cut **cut);
+
+/* Row `row` (that stays) of `bytes` a value: those of its columns that stay. */
+void pare_shrink_cut_row(const pare_shrink_cut *cut, const void *row, size_t bytes, void *kept);
 
 #ifdef __cplusplus
 }

@@ -37,9 +37,9 @@ typedef struct pare_run_options {
 pare_status pare_plan(const pare_recipe *recipe, const pare_run_options *options,
                       pare_report **report);
 
-/* Does it: recipe->model → recipe->output. Continues a run that was cut. The report is also saved
- * as "<output>.report.json". A recipe without prune and quantize steps is a conversion: every value
- * is then read back and compared. */
+/* Does it: recipe->model → recipe->output, in as many stages as its steps need (recipe.h).
+ * Continues a run that was cut. The report is also saved as "<output>.report.json". A recipe
+ * without prune and quantize steps is a conversion: every value is then read back and compared. */
 pare_status pare_run(const pare_recipe *recipe, const pare_run_options *options,
                      pare_report **report);
 

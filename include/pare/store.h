@@ -40,6 +40,8 @@ typedef struct pare_entry {
     pare_form form;
     pare_scheme scheme;   /* PARE_FORM_QUANT */
     float scale_offset;   /* of a scheme with double_quant (ops_compress.h, quant_nested) */
+    float act_scale;      /* of a scheme with static activations, as read: their one scale; a writer
+                             takes it from the rows */
     int64_t nonzeros;     /* PARE_FORM_SPARSE: values stored */
     int64_t stored_bytes; /* of all its arrays in the file */
 } pare_entry;
@@ -68,6 +70,8 @@ typedef struct pare_rows {
                              what they decode to; NULL: not wanted by a reader */
     float *nested;        /* beside them, one for every PARE_NESTED_BLOCK scales of the tensor that
                              the rows touch */
+    float act_scale;      /* QUANT, static activations, of rows from 0: written with them (as
+                             input_scale) */
 } pare_rows;
 
 /* A file beside the tensors, carried along unchanged (tokenizer, generation settings …). */

@@ -40,6 +40,18 @@ pare_status pare__arg_apart(const pare__arg *out, const pare__arg *in);
 /* Apart, or starting at the same byte (an op that may run in place). */
 pare_status pare__arg_apart_or_same(const pare__arg *out, const pare__arg *in);
 
+/* Sound, and the bits of a matrix: [rows, ceil(cols/8)]. */
+pare_status pare__arg_mask(const pare__arg *mask, int64_t rows, int64_t cols);
+
+/* A scheme that quantises, with bits that it can have. */
+pare_status pare__scheme_sound(const char *op, const pare_scheme *scheme, bool with_nf4);
+
+/* The scales of the blocks of the matrix x; zero points beside them, or none where the scheme is
+ * symmetric. */
+pare_status pare__scales_sound(const pare_scheme *scheme, const pare__arg *scale,
+                               const pare__arg *zero, const pare_tensor *x, int64_t block_rows,
+                               int64_t block_cols);
+
 /* ceil(a / b) for a ≥ 0, b ≥ 1, without overflow. */
 static inline int64_t pare__ceil_div(int64_t a, int64_t b)
 {

@@ -23,8 +23,7 @@ static pare_status check_per_block(const pare__arg *out, pare_dtype dtype, const
     return PARE_OK;
 }
 
-/* mask is the bit matrix [R, ceil(C/8)]. */
-static pare_status check_mask(const pare__arg *mask, int64_t rows, int64_t cols)
+pare_status pare__arg_mask(const pare__arg *mask, int64_t rows, int64_t cols)
 {
     PARE_TRY(pare__arg_matrix(mask, PARE_U8, rows, pare__ceil_div(cols, 8)));
     return PARE_OK;
@@ -34,12 +33,12 @@ static pare_status check_mask(const pare__arg *mask, int64_t rows, int64_t cols)
 static pare_status check_masked(const pare__arg *x, unsigned dtypes, const pare__arg *mask)
 {
     PARE_TRY(pare__arg_sound(x, 2, dtypes));
-    PARE_TRY(check_mask(mask, x->tensor->shape[0], x->tensor->shape[1]));
+    PARE_TRY(pare__arg_mask(mask, x->tensor->shape[0], x->tensor->shape[1]));
     PARE_TRY(pare__arg_apart(mask, x));
     return PARE_OK;
 }
 
-static pare_status check_scheme(const char *op, const pare_scheme *scheme, bool with_nf4)
+pare_status pare__scheme_sound(const char *op, const pare_scheme *scheme, bool with_nf4)
 {
     switch (scheme->type) {
     case PARE_QUANT_INT:
@@ -85,10 +84,9 @@ static pare_status check_zero(const pare_scheme *scheme, const pare__arg *zero,
     return PARE_OK;
 }
 
-/* Scales and zero points of the blocks of x. */
-static pare_status check_scales(const pare_scheme *scheme, const pare__arg *scale,
-                                const pare__arg *zero, const pare_tensor *x, int64_t block_rows,
-                                int64_t block_cols)
+pare_status pare__scales_sound(const pare_scheme *scheme, const pare__arg *scale,
+                               const pare__arg *zero, const pare_tensor *x, int64_t block_rows,
+                               int64_t block_cols)
 {
     PARE_TRY(check_per_block(scale, PARE_F32, x, block_rows, block_cols));
     PARE_TRY(check_zero(scheme, zero, scale));
@@ -187,9 +185,9 @@ pare_status pare__check_mask_expand(const pare_mask_expand_args *args)
                  "mask_expand: a matrix of %lld × %lld; neither may be negative",
                  (long long)args->rows, (long long)args->cols);
     PARE_TRY(check_block(mask->op, args->block_rows, args->block_cols));
-    PARE_TRY(check_mask(mask, args->rows, args->cols));
-    PARE_TRY(check_mask(blocks, pare__ceil_div(args->rows, args->block_rows),
-                        pare__ceil_div(args->cols, args->block_cols)));
+    PARE_TRY(pare__arg_mask(mask, args->rows, args->cols));
+    PARE_TRY(pare__arg_mask(blocks, pare__ceil_div(args->rows, args->block_rows),
+                            pare__ceil_div(args->cols, args->block_cols)));
     PARE_TRY(pare__arg_apart(mask, blocks));
     return PARE_OK;
 }
@@ -253,7 +251,7 @@ pare_status pare__check_quant_scale(const pare_quant_scale_args *args)
 {
     const pare__arg *lo = PARE__ARG(quant_scale, lo), *hi = PARE__ARG(quant_scale, hi);
     const pare__arg *scale = PARE__ARG(quant_scale, scale), *zero = PARE__ARG(quant_scale, zero);
-    PARE_TRY(check_scheme(lo->op, &args->scheme, true));
+    PARE_TRY(pare__scheme_sound(lo->op, &args->scheme, true));
     PARE_TRY(check_scale_dtype(lo->op, args->scale_dtype));
     PARE_TRY(pare__arg_sound(lo, 1, PARE__SET(PARE_F32)));
     int64_t n = args->lo.shape[0];
@@ -272,7 +270,7 @@ pare_status pare__check_quant_scale(const pare_quant_scale_args *args)
 pare_status pare__check_quant_error(const pare_quant_error_args *args)
 {
     const pare__arg *w = PARE__ARG(quant_error, w);
-    PARE_TRY(check_scheme(w->op, &args->scheme, false));
+    PARE_TRY(pare__scheme_sound(w->op, &args->scheme, false));
     PARE_TRY(check_scale_dtype(w->op, args->scale_dtype));
     PARE_TRY(pare__arg_sound(w, 2, PARE__SET(PARE_F32)));
     PARE_REQUIRE(args->errors, PARE_ERR_ARGUMENT, "quant_error: errors is NULL");
@@ -287,11 +285,11 @@ pare_status pare__check_quant_search(const pare_quant_search_args *args)
 {
     const pare__arg *w = PARE__ARG(quant_search, w), *scale = PARE__ARG(quant_search, scale);
     const pare__arg *zero = PARE__ARG(quant_search, zero);
-    PARE_TRY(check_scheme(w->op, &args->scheme, false));
+    PARE_TRY(pare__scheme_sound(w->op, &args->scheme, false));
     PARE_TRY(check_scale_dtype(w->op, args->scale_dtype));
     PARE_TRY(pare__arg_sound(w, 2, PARE__SET(PARE_F32)));
-    PARE_TRY(
-        check_scales(&args->scheme, scale, zero, &args->w, args->block_rows, args->block_cols));
+    PARE_TRY(pare__scales_sound(&args->scheme, scale, zero, &args->w, args->block_rows,
+                                args->block_cols));
     PARE_TRY(pare__arg_apart(scale, w));
     return PARE_OK;
 }
@@ -328,10 +326,10 @@ pare_status pare__check_quantize(const pare_quantize_args *args)
 {
     const pare__arg *w = PARE__ARG(quantize, w), *scale = PARE__ARG(quantize, scale);
     const pare__arg *zero = PARE__ARG(quantize, zero), *codes = PARE__ARG(quantize, codes);
-    PARE_TRY(check_scheme(w->op, &args->scheme, true));
+    PARE_TRY(pare__scheme_sound(w->op, &args->scheme, true));
     PARE_TRY(pare__arg_sound(w, 2, PARE__SET(PARE_F32)));
-    PARE_TRY(
-        check_scales(&args->scheme, scale, zero, &args->w, args->block_rows, args->block_cols));
+    PARE_TRY(pare__scales_sound(&args->scheme, scale, zero, &args->w, args->block_rows,
+                                args->block_cols));
     PARE_TRY(pare__arg_matrix(codes, PARE_I8, args->w.shape[0], args->w.shape[1]));
     PARE_TRY(pare__arg_apart(codes, w));
     PARE_TRY(pare__arg_apart(codes, scale));
@@ -344,10 +342,10 @@ pare_status pare__check_dequantize(const pare_dequantize_args *args)
 {
     const pare__arg *w = PARE__ARG(dequantize, w), *scale = PARE__ARG(dequantize, scale);
     const pare__arg *zero = PARE__ARG(dequantize, zero), *codes = PARE__ARG(dequantize, codes);
-    PARE_TRY(check_scheme(w->op, &args->scheme, true));
+    PARE_TRY(pare__scheme_sound(w->op, &args->scheme, true));
     PARE_TRY(pare__arg_sound(w, 2, PARE__WEIGHTS));
-    PARE_TRY(
-        check_scales(&args->scheme, scale, zero, &args->w, args->block_rows, args->block_cols));
+    PARE_TRY(pare__scales_sound(&args->scheme, scale, zero, &args->w, args->block_rows,
+                                args->block_cols));
     PARE_TRY(pare__arg_matrix(codes, PARE_I8, args->w.shape[0], args->w.shape[1]));
     PARE_TRY(pare__arg_apart(w, codes));
     PARE_TRY(pare__arg_apart(w, scale));
@@ -408,10 +406,10 @@ pare_status pare__check_quant_pack(const pare_quant_pack_args *args)
     const pare__arg *const outputs[] = {scale, zero, codes, words};
     PARE_REQUIRE(args->scheme.type == PARE_QUANT_INT, PARE_ERR_ARGUMENT,
                  "quant_pack: integer codes only; take quantize for others");
-    PARE_TRY(check_scheme(w->op, &args->scheme, false));
+    PARE_TRY(pare__scheme_sound(w->op, &args->scheme, false));
     PARE_TRY(check_scale_dtype(w->op, args->scale_dtype));
     PARE_TRY(pare__arg_sound(w, 2, PARE__WEIGHTS));
-    PARE_TRY(check_scales(&args->scheme, scale, zero, &args->w, 1, args->block_cols));
+    PARE_TRY(pare__scales_sound(&args->scheme, scale, zero, &args->w, 1, args->block_cols));
     int64_t R = args->w.shape[0], C = args->w.shape[1];
     int64_t bytes = pare_packed_bytes(PARE_PACK_STREAM, args->scheme.bits, C);
     if (args->codes.data)

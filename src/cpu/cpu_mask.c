@@ -1,6 +1,6 @@
 /* cpu_mask.c - masks from keys: by threshold, N:M, from blocks, from what is not zero. */
-#include "cpu_bits.h"
 #include "cpu_lanes.h"
+#include "cpu_select.h"
 
 #define TILE 64 /* columns: one 64-bit word of a mask */
 
@@ -52,9 +52,8 @@ static uint64_t take_ties(uint64_t equal, int64_t *ties)
     return taken;
 }
 
-/* A row; threshold below 2^31. Returns the ties still to be pruned. */
-static int64_t select_row(const uint32_t *row, int64_t cols, uint32_t threshold, int64_t ties,
-                          uint8_t *mask)
+int64_t PARE_CPU(pare__cpu_select_row)(const uint32_t *row, int64_t cols, uint32_t threshold,
+                                       int64_t ties, uint8_t *mask)
 {
     for (int64_t at = 0; at < cols; at += TILE) {
         uint32_t buffer[TILE];
@@ -82,7 +81,8 @@ static void select_part(const void *user, int64_t first, int64_t last)
     for (int64_t i = 0; i < first * cols && ties > 0; i++) /* ties that earlier parts take */
         ties -= (x[i] & CPU_KEY_MASK) == a->threshold;
     for (int64_t r = first; r < last; r++)
-        ties = select_row(x + r * cols, cols, a->threshold, ties, mask + r * bytes);
+        ties = PARE_CPU(pare__cpu_select_row)(x + r * cols, cols, a->threshold, ties,
+                                              mask + r * bytes);
 }
 
 pare_status PARE_CPU(pare_cpu_mask_select)(pare_backend *be, const pare_mask_select_args *args)

@@ -1,6 +1,6 @@
-/* cpu_quant_rows.c - activations rounded to int8 by row and back. A row is read twice, the second
- * time from a cache; the quotient is a true one, so codes are those of the formula. Bound by
- * memory. */
+/* cpu_quant_rows.c - activations rounded to int8 and back, with a scale for every row or one given
+ * scale. A row is read twice, the second time from a cache; the quotient is a true one, so codes
+ * are those of the formula. Bound by memory. */
 #include "cpu_nn.h"
 #include "cpu_row.h"
 
@@ -30,19 +30,22 @@ CPU_INLINE void quant_step(const void *x, void *y, pare_dtype dtype, float s, in
     cpu_vstore_n(y, dtype, i, n, q * s);
 }
 
-CPU_INLINE void quant_row_of(const void *x, void *y, pare_dtype dtype, int64_t n)
+CPU_INLINE void quant_steps(const void *x, void *y, pare_dtype dtype, float s, int64_t n)
 {
-    float s = row_absmax(x, dtype, n) / 127.5f;
     int64_t i = 0;
-    if (s == 0) {
-        if (y != x)
-            memcpy(y, x, (size_t)n * (dtype == PARE_F32 ? 4 : 2));
-        return;
-    }
     for (; i + CPU_V <= n; i += CPU_V)
         quant_step(x, y, dtype, s, i, CPU_V);
     if (i < n)
         quant_step(x, y, dtype, s, i, n - i);
+}
+
+CPU_INLINE void quant_row_of(const void *x, void *y, pare_dtype dtype, int64_t n)
+{
+    float s = row_absmax(x, dtype, n) / 127.5f;
+    if (s != 0)
+        quant_steps(x, y, dtype, s, n);
+    else if (y != x)
+        memcpy(y, x, (size_t)n * (dtype == PARE_F32 ? 4 : 2));
 }
 
 CPU_LOOP void quant_row(const void *x, void *y, pare_dtype dtype, int64_t n)
@@ -66,5 +69,29 @@ static void quant_part(const void *user, int64_t first, int64_t last)
 pare_status PARE_CPU(pare_cpu_quant_rows)(pare_backend *be, const pare_quant_rows_args *args)
 {
     cpu_split(be, args->x.shape[0], cpu_row_grain(args->x.shape[1]), quant_part, args);
+    return PARE_OK;
+}
+
+/* ---- quant_fixed ----------------------------------------------------------------------------- */
+
+CPU_LOOP void quant_fixed(const void *x, void *y, pare_dtype dtype, float s, int64_t n)
+{
+    if (dtype == PARE_F32)
+        quant_steps(x, y, PARE_F32, s, n);
+    else
+        quant_steps(x, y, PARE_BF16, s, n);
+}
+
+static void fixed_part(const void *user, int64_t first, int64_t last)
+{
+    const pare_quant_fixed_args *a = user;
+    pare_dtype dtype = a->x.dtype;
+    quant_fixed(cpu_row_at(a->x.data, dtype, first), cpu_row_at(a->y.data, dtype, first), dtype,
+                a->scale, last - first);
+}
+
+pare_status PARE_CPU(pare_cpu_quant_fixed)(pare_backend *be, const pare_quant_fixed_args *args)
+{
+    cpu_split(be, pare_tensor_count(&args->x), 16384, fixed_part, args);
     return PARE_OK;
 }

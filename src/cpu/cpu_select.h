@@ -1,4 +1,5 @@
-/* cpu_select.h - histograms of keys, for select_hist and select_kth. */
+/* cpu_select.h - what selections share: histograms of keys (select_hist, select_kth), a row of a
+ * mask (mask_select, mask_rows). */
 #ifndef PARE_CPU_SELECT_H
 #define PARE_CPU_SELECT_H
 
@@ -12,5 +13,10 @@ void PARE_CPU(pare__cpu_hist_high)(const uint32_t *x, int64_t n, uint16_t *table
                                    int64_t *bins /* [PARE_SELECT_HIGH_BINS] */);
 void PARE_CPU(pare__cpu_hist_low)(const uint32_t *x, int64_t n, uint32_t prefix,
                                   int64_t *bins /* [PARE_SELECT_LOW_BINS] */);
+
+/* A row's mask, as mask_select has it; threshold below 2^31. Returns the ties still to be pruned.
+ * cpu_mask.c */
+int64_t PARE_CPU(pare__cpu_select_row)(const uint32_t *row, int64_t cols, uint32_t threshold,
+                                       int64_t ties, uint8_t *mask);
 
 #endif

@@ -3,7 +3,7 @@
  * Making a oneDNN primitive takes longer than many a product. So each is made at the first call
  * with its recipe and kept in the backend's state, with its memory objects, until the backend goes.
  * An op writes its recipe, takes the plan, asks once for scratch (its own and the plan's) and runs
- * it.
+ * it. (A single product of matrices inside larger ones: pare__dnnl_gemm_sub in cpu_dnnl.h.)
  */
 #ifndef PARE_DNNL_PLAN_H
 #define PARE_DNNL_PLAN_H

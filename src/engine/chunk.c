@@ -35,6 +35,20 @@ static void prefetch(const pare__job *job, int64_t chunk)
     }
 }
 
+/* A plan's trial of chunks is before there are gradients. */
+static pare_status read_gradient(pare__job *job, pare__lane *lane)
+{
+    const pare__task *task = lane->task;
+    if (!lane->grad)
+        return PARE_OK;
+    if (!job->grads)
+        memset(lane->grad_source, 0, (size_t)(lane->rows * task->out.cols) * sizeof(float));
+    else
+        PARE_TRY(pare_store_read_values(job->grads, lane->host, task->grad, lane->first, lane->rows,
+                                        lane->grad_source, lane->read_scratch));
+    return PARE_OK;
+}
+
 pare_status pare__chunk_read(pare__job *job, pare__lane *lane, int64_t chunk)
 {
     PARE_TRY(pare__lane_begin(job, lane, chunk));
@@ -45,6 +59,7 @@ pare_status pare__chunk_read(pare__job *job, pare__lane *lane, int64_t chunk)
                                     lane->source, lane->read_scratch));
     if ((double)task->chunk_bytes < (pare__now() - begin) * WARM_RATE)
         prefetch(job, chunk);
+    PARE_TRY(read_gradient(job, lane));
     if (task->way == PARE__WAY_KEEP)
         PARE_TRY(
             pare_store_read(job->store, lane->host, task->source, &lane->out, lane->read_scratch));
@@ -72,10 +87,14 @@ pare_status pare__chunk_digest(pare__lane *lane)
 pare_status pare__chunk_upload(pare__lane *lane)
 {
     const pare_entry *out = &lane->task->out;
-    if (lane->be != lane->host)
-        PARE_TRY(
-            pare_backend_upload(lane->be, lane->values, lane->source,
-                                (lane->rows * out->cols * pare_dtype_bits(out->dtype) + 7) / 8));
+    int64_t n = lane->rows * out->cols;
+    if (lane->be == lane->host)
+        return PARE_OK;
+    PARE_TRY(pare_backend_upload(lane->be, lane->values, lane->source,
+                                 (n * pare_dtype_bits(out->dtype) + 7) / 8));
+    if (lane->grad)
+        PARE_TRY(pare_backend_upload(lane->be, lane->grad, lane->grad_source,
+                                     n * (int64_t)sizeof *lane->grad));
     return PARE_OK;
 }
 
@@ -119,13 +138,15 @@ pare_status pare__chunk_score(pare__job *job, pare__lane *lane)
     int64_t across = is_block(task) ? ceil_div(task->out.cols, p->block_cols) : task->out.cols;
     int64_t first_row = is_block(task) ? lane->first / p->block_rows : lane->first;
     PARE_TRY(task->prune->method->score(
-        lane->be, &(pare_score_args){.seed = job->recipe->seed,
-                                     .stream = task->stream,
-                                     .first = first_row * across,
-                                     .w = weights(lane),
-                                     .block_rows = is_block(task) ? p->block_rows : 1,
-                                     .block_cols = is_block(task) ? p->block_cols : 1,
-                                     .keys = scores(lane)}));
+        lane->be,
+        &(pare_score_args){.seed = job->recipe->seed,
+                           .stream = task->stream,
+                           .first = first_row * across,
+                           .w = weights(lane),
+                           .grad = pare_matrix(lane->grad, PARE_F32, lane->rows, task->out.cols),
+                           .block_rows = is_block(task) ? p->block_rows : 1,
+                           .block_cols = is_block(task) ? p->block_cols : 1,
+                           .keys = scores(lane)}));
     return PARE_OK;
 }
 

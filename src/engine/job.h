@@ -43,6 +43,9 @@ typedef enum pare__way {
     PARE__WAY_KEEP,   /* quantised or sparse rows go over in their own form */
 } pare__way;
 
+typedef struct pare__walked pare__walked;
+typedef struct pare__walker pare__walker;
+
 typedef struct pare__task {
     int64_t source; /* index in the store */
     pare_entry out; /* name borrowed from the store */
@@ -51,11 +54,13 @@ typedef struct pare__task {
     const char *reason;
     const pare_prune_step *prune; /* NULL: not pruned */
     const pare_quant_step *quant; /* NULL: not quantised */
-    char *fallback, *note;        /* sentences for the report, or NULL */
-    bool maybe_sparse; /* sparse if that turns out smaller, else dense: decided by counting */
-    uint64_t stream;   /* for random scores: a hash of the name */
-    int64_t group;     /* selection group, -1: none */
-    int64_t inner;     /* N:M of a convolution: kh·kw, else 1 */
+    pare__walked *walked;  /* what the walk over the blocks does instead of both; NULL: nothing */
+    char *fallback, *note; /* sentences for the report, or NULL */
+    bool maybe_sparse;     /* sparse if that turns out smaller, else dense: decided by counting */
+    uint64_t stream;       /* for random scores: a hash of the name */
+    int64_t group;         /* selection group, -1: none */
+    int64_t inner;         /* N:M of a convolution: kh·kw, else 1 */
+    int64_t grad;          /* its entry among the gradients (gradients.c), once they are there */
     int64_t chunk_rows, chunks, first_chunk;
     int64_t chunk_bytes; /* of source values in a full chunk */
     float scale;         /* of a per-tensor scheme, once known */
@@ -95,6 +100,8 @@ typedef struct pare__chunk_record {
 
 typedef struct pare__lane pare__lane;
 
+typedef struct pare__gradients pare__gradients;
+
 typedef struct pare__job {
     const pare_recipe *recipe;
     const pare_run_options *options;
@@ -106,6 +113,7 @@ typedef struct pare__job {
     pare__chunk *chunks;
     int64_t chunk_count;
     pare_entry *entries; /* [count]: what the writer gets, from tasks */
+    char *config; /* of recipe->arch: what it says as config.json, or NULL */
     char *recipe_text, *provenance;
     uint64_t *digests; /* [count][2] of the source's values; guarded by lock */
     pare_sums *sums;   /* [count]: the writer's checksums that the journal gave back */
@@ -120,6 +128,10 @@ typedef struct pare__job {
     pare__lane *lanes;  /* [threads] */
     pare_writer *writer;
     pare_journal *journal;
+    uint64_t key[2];                  /* of the journal: the same for the same work */
+    pare__walker *walker;             /* of a step with data, or NULL (walk.h) */
+    pare__gradients *gradients;       /* what makes them; NULL: no method wants them */
+    pare_store *grads;                /* and they themselves, once they are there */
     bool resumed, laid_out, finished; /* what the journal says; finished: the output is in place */
     bool same_boot, layout_unsure;    /* while it is read: records of another boot are unsure */
     pare__chunk_record *unsure;
@@ -130,6 +142,7 @@ typedef struct pare__job {
     pthread_mutex_t lock;
     _Atomic int64_t read_bytes, write_bytes; /* by this run */
     pare__json *phases;                      /* [ { name, seconds } ] */
+    const pare__json *survey, *surveying;    /* what decided the recipe, or NULL: survey.h */
 } pare__job;
 
 /* ---- devices.c ------------------------------------------------------------------------------- */
@@ -152,6 +165,9 @@ int pare__lane_count(const pare__device *device, int asked);
 pare_status pare__job_open(const pare_recipe *recipe, const pare_run_options *options,
                            pare__job **job);
 void pare__job_free(pare__job **job);
+
+/* Sets (or, if strict, fails with) the reason why a step does something else here. */
+pare_status pare__task_fall_back(const pare__job *job, pare__task *task, const char *sentence);
 
 /* Fills entries from tasks and writer options from job. */
 void pare__job_writer_options(pare__job *job, pare_writer_options *options);
@@ -197,6 +213,7 @@ struct pare__lane {
 
     /* The host's. */
     void *source;                         /* [rows, cols] as read (values itself on the CPU) */
+    float *grad_source;                   /* likewise of grad */
     pare_rows out;                        /* what is written; on a device its memory is source's */
     uint32_t *scores;                     /* N:M of a convolution: what it goes by, */
     uint32_t *permuted;                   /* the same by input channel, */
@@ -207,6 +224,7 @@ struct pare__lane {
     /* The backend's. */
     void *values;   /* [rows, cols] in the source's dtype */
     float *w;       /* the same in f32 (values itself for F32) */
+    float *grad;    /* [rows, cols] for methods that want gradients */
     float *range;   /* [2] least and greatest of w */
     uint32_t *keys; /* scores of elements or blocks, where they are not |w| */
     uint8_t *mask, *block_mask;
@@ -299,6 +317,9 @@ void pare__job_counted(pare__job *job); /* decides from the chunks' counts */
 
 /* ---- resume.c -------------------------------------------------------------------------------- */
 
+/* The output's path with an ending of its own: "<output>.journal". Caller frees. */
+pare_status pare__beside(const pare_recipe *recipe, const char *ending, char **path);
+
 pare_status pare__has_journal(const pare_recipe *recipe, bool *has);
 
 pare_status pare__job_resume(pare__job *job); /* opens the journal, takes over what it holds */
@@ -311,6 +332,57 @@ pare_status pare__journal_finished(pare__job *job); /* all but the rename is don
 pare_status pare__journal_chunk(pare__job *job, const pare__lane *lane, int64_t chunk);
 pare_status pare__journal_sync(pare__job *job); /* data, then a note of it, then the journal */
 
+/* Path and state of the source's files, into a text. */
+pare_status pare__source_state(const pare__job *job, pare__text *text);
+
+/* What a walk has found out or done, once it lies in its files: the scales of a site; what a task
+ * has become; a block, so that the next one's hidden states are there. */
+pare_status pare__journal_scales(pare__job *job, int64_t site);
+pare_status pare__journal_layer(pare__job *job, int64_t task);
+pare_status pare__journal_block(pare__job *job);
+
+/* ---- walk*.c --------------------------------------------------------------------------------- */
+
+/* Of a recipe of one step with data: opens model and samples, takes the tensors that belong to the
+ * model's products off the chunk pipeline (task->walked), puts plain methods in the place of those
+ * that need data elsewhere. Between the choice of tensors and their groups and chunks. */
+bool pare__walks(const pare_recipe *recipe);
+pare_status pare__walker_open(pare__job *job);
+void pare__walker_free(pare__walker **walker);
+/* Sizes of all that it allocates, and the peak beside what the process has. */
+pare_status pare__walk_predict(pare__walker *walker);
+/* Goes over all blocks that are not done. Nothing to do without a walker. */
+pare_status pare__walk_blocks(pare__job *job);
+/* The rows of a lane's chunk as the walk has made them, in the place of the source's. */
+pare_status pare__walk_rows(pare__job *job, pare__lane *lane);
+/* What is done to a tensor, here or there. */
+const pare_prune_step *pare__task_prune(const pare__task *task);
+const pare_quant_step *pare__task_quant(const pare__task *task);
+/* Members "walk" and "layers" of a report. */
+void pare__walk_report(const pare__job *job, bool ran, pare__json *root);
+/* Removes "<output>.walk". */
+pare_status pare__walk_clean(const pare__job *job);
+
+/* ---- gradients.c ----------------------------------------------------------------------------- */
+
+/* Whether a task is pruned by gradients. */
+bool pare__wants_gradient(const pare__task *task);
+
+/* If any is: opens model and data (once tasks are decided); what computing gradients takes is added
+ * to the peak, or refused (once the budget is known). */
+pare_status pare__gradients_open(pare__job *job);
+pare_status pare__gradients_predict(pare__job *job);
+double pare__gradients_seconds(const pare__job *job); /* then; negative: unknown */
+void pare__gradients_free(pare__job *job);
+
+/* What they depend on beside recipe and source, into a text. */
+void pare__gradients_way(const pare__job *job, pare__text *text);
+
+/* Computes them into "<output>.grads.h5", or takes those of a run that was cut; job->grads. */
+pare_status pare__gradients_make(pare__job *job);
+/* Removes that file. */
+pare_status pare__gradients_clean(pare__job *job);
+
 /* ---- provenance.c ---------------------------------------------------------------------------- */
 
 /* The text for job->digests as they are now: the same length whatever they hold. */
@@ -321,7 +393,30 @@ pare_status pare__provenance(const pare__job *job, char **text);
 /* The folder that an output goes to must be there: pare makes outputs, not the way to them. */
 pare_status pare__check_folder(const char *output);
 
+/* The scheduler and lanes of an open job. */
+pare_status pare__job_start(pare__job *job);
+
+/* One stage (steps.c) from recipe->model to recipe->output: what pare_plan and pare_run do with a
+ * recipe whose steps need no checkpoint between them. */
+pare_status pare__stage_plan(const pare_recipe *recipe, const pare_run_options *options,
+                             pare_report **report);
+pare_status pare__stage_run(const pare_recipe *recipe, const pare_run_options *options,
+                            pare_report **report);
+
+/* ---- run_shrink.c ---------------------------------------------------------------------------- */
+
+/* The stage that makes the model smaller: recipe has one prune step of such a pattern and nothing
+ * else (and one step with its calibration, or none). Not resumed: a part is made anew. */
+pare_status pare__plan_shrink(const pare_recipe *recipe, const pare_run_options *options,
+                              pare_report **report);
+pare_status pare__run_shrink(const pare_recipe *recipe, const pare_run_options *options,
+                             pare_report **report);
+
 /* ---- run_report.c ---------------------------------------------------------------------------- */
+
+/* Bytes an entry takes in the output: what the writer's layout says, from a copy completed by its
+ * rules. */
+int64_t pare__bytes_out(const pare_entry *entry);
 
 pare_status pare__report_plan(pare__job *job, const pare__prediction *prediction, const char *kind,
                               pare_report **report);

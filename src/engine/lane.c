@@ -165,6 +165,11 @@ static int64_t value_bytes(const pare__task *task, int64_t rows)
     return (rows * task->out.cols * pare_dtype_bits(task->out.dtype) + 7) / 8;
 }
 
+static int64_t gradient_bytes(const pare__task *task, int64_t rows)
+{
+    return pare__wants_gradient(task) ? rows * task->out.cols * (int64_t)sizeof(float) : 0;
+}
+
 /* What a chunk gives, in one row of arrays: a device's and the host's are alike, so that one copy
  * takes all. */
 static pare_rows carve_rows(carver *c, const pare__lane *lane)
@@ -204,6 +209,7 @@ static void carve_work(carver *c, pare__lane *lane)
     lane->w = carve(c, (task->prune || task->quant) && out->dtype != PARE_F32, elements * 4);
     if (!lane->w && out->dtype == PARE_F32)
         lane->w = lane->values;
+    lane->grad = carve(c, pare__wants_gradient(task), gradient_bytes(task, lane->rows));
     lane->range = carve(c, task->prune || task->quant, 2 * sizeof *lane->range);
     lane->keys = carve(c, has_scores(task), units * 4);
     lane->mask = out->form == PARE_FORM_SPARSE
@@ -230,6 +236,16 @@ static void carve_channels(carver *c, bool far, pare__lane *lane)
         return;
     lane->scores = lane->keys ? lane->keys : (uint32_t *)(void *)lane->w;
     lane->turned_mask = lane->mask;
+}
+
+/* Of what is read one after the other: values and their gradient. */
+static int64_t read_scratch_bytes(const pare__job *job, const pare__task *task, int64_t rows)
+{
+    int64_t bytes = pare_store_scratch(job->store, task->source, rows);
+    int64_t grad = pare__wants_gradient(task) && job->grads
+                       ? pare_store_scratch(job->grads, task->grad, rows)
+                       : 0;
+    return grad > bytes ? grad : bytes;
 }
 
 static void carve_writing(const pare__job *job, carver *c, pare__lane *lane)
@@ -259,7 +275,9 @@ static pare__bytes lay_out(const pare__job *job, const pare__task *task, int64_t
                            : pare_scheme_blocks(scheme, rows, task->out.cols);
     carve_work(far ? &device : &host, lane);
     lane->source = far ? carve(&host, true, value_bytes(task, rows)) : lane->values;
-    lane->read_scratch = carve(&host, true, pare_store_scratch(job->store, task->source, rows));
+    lane->grad_source =
+        far ? carve(&host, pare__wants_gradient(task), gradient_bytes(task, rows)) : lane->grad;
+    lane->read_scratch = carve(&host, true, read_scratch_bytes(job, task, rows));
     int64_t reading = host.used;
     if (far)
         host.used = 0; /* once the source is on the device its memory is free */

@@ -38,6 +38,7 @@ static pare_status read_stage(void *user, int worker, int64_t chunk)
     if (!is_read(s, chunk))
         return PARE_OK;
     PARE_TRY(pare__chunk_read(s->job, &s->job->lanes[worker], chunk));
+    PARE_TRY(pare__walk_rows(s->job, &s->job->lanes[worker]));
     return PARE_OK;
 }
 

@@ -95,8 +95,7 @@ static pare_status check_outcome(const pare__job *job, const pare_quant_step *st
 
 /* ---- what fits ------------------------------------------------------------------------------- */
 
-/* Sets (or, if strict, fails with) the reason why a step does something else here. */
-static pare_status fall_back(const pare__job *job, pare__task *task, const char *sentence)
+pare_status pare__task_fall_back(const pare__job *job, pare__task *task, const char *sentence)
 {
     PARE_REQUIRE(!job->options->strict, PARE_ERR_ARGUMENT, "%s: %s (--strict)", task->out.name,
                  sentence);
@@ -124,16 +123,16 @@ static pare_status fit_pattern(const pare__job *job, pare__task *task)
     snprintf(sentence, sizeof sentence, "%lld inputs are no multiple of %d: not pruned",
              (long long)inputs, pattern->m);
     task->prune = NULL;
-    return fall_back(job, task, sentence);
+    return pare__task_fall_back(job, task, sentence);
 }
 
 static pare_status fit_scheme(const pare__job *job, pare__task *task)
 {
     pare_scheme scheme = task->quant->scheme;
     char sentence[200];
-    PARE_REQUIRE(scheme.activation != PARE_ACT_STATIC, PARE_ERR_ARGUMENT,
-                 "static activation scales (a8s) need calibration data, which is not in this "
-                 "version: use a8d");
+    PARE_REQUIRE(scheme.activation != PARE_ACT_STATIC || pare__walks(job->recipe),
+                 PARE_ERR_ARGUMENT,
+                 "static activation scales (a8s) need calibration data: give --data, or use a8d");
     PARE_REQUIRE(scheme.type != PARE_QUANT_NF4 || task->quant->search == PARE_SCALE_ABSMAX,
                  PARE_ERR_ARGUMENT,
                  "nf4 takes its scale from the largest weight: leave scale at absmax");
@@ -144,7 +143,7 @@ static pare_status fit_scheme(const pare__job *job, pare__task *task)
         scheme.granularity = PARE_PER_CHANNEL;
         scheme.block_rows = scheme.block_cols = 0;
         scheme.double_quant = false;
-        PARE_TRY(fall_back(job, task, sentence));
+        PARE_TRY(pare__task_fall_back(job, task, sentence));
     }
     task->out.form = PARE_FORM_QUANT;
     task->out.nonzeros = 0; /* of a sparse source */
@@ -231,7 +230,7 @@ static pare_status sparse_if_held(const pare__job *job, pare__task *task)
     snprintf(sentence, sizeof sentence, "%s: kept dense", refusal(task));
     make_dense(&task->out);
     task->maybe_sparse = false;
-    return fall_back(job, task, sentence);
+    return pare__task_fall_back(job, task, sentence);
 }
 
 /* A tensor that no step touches goes over as it is, or decoded where the output cannot hold its
@@ -264,7 +263,7 @@ static pare_status refuse_form(const pare__job *job, pare__task *task)
     snprintf(sentence, sizeof sentence, "%s: not quantised", refusal(task));
     task->quant = NULL;
     make_dense(&task->out);
-    return fall_back(job, task, sentence);
+    return pare__task_fall_back(job, task, sentence);
 }
 
 /* Blocks that an output cannot hold become one scale per output channel; what it cannot hold even
@@ -281,7 +280,7 @@ static pare_status fit_output(const pare__job *job, pare__task *task)
         task->out.scheme.granularity = PARE_PER_CHANNEL;
         task->out.scheme.block_rows = task->out.scheme.block_cols = 0;
         if (accepted(job, &task->out))
-            return fall_back(job, task, sentence);
+            return pare__task_fall_back(job, task, sentence);
         task->out = wanted;
     }
     return refuse_form(job, task);
@@ -293,7 +292,8 @@ static pare_status decide(pare__job *job, pare__task *task)
     task->out = *source;
     task->group = -1;
     task->inner = 1;
-    task->role = pare_entry_role(pare_store_config(job->store), source, &task->reason);
+    task->role = pare_entry_role(job->config ? job->config : pare_store_config(job->store), source,
+                                 &task->reason);
     task->stream = UINT64_C(0xcbf29ce484222325);
     for (const char *c = source->name; *c; c++)
         task->stream = (task->stream ^ (unsigned char)*c) * UINT64_C(0x100000001b3);
@@ -401,6 +401,22 @@ static pare_status choose_device(pare__job *job)
     return PARE_OK;
 }
 
+/* With --arch a plain state dict says from now on what it is: roles go by it, and an output that
+ * can remembers it. */
+static pare_status name_architecture(pare__job *job)
+{
+    pare_model *model = NULL;
+    if (!job->recipe->arch)
+        return PARE_OK;
+    PARE_TRY(pare_model_create(
+        &(pare_model_options){.arch = job->recipe->arch, .store = job->store}, &model));
+    pare_status status = pare__strdup(pare_model_config(model), &job->config);
+    pare_model_free(&model);
+    if (status != PARE_OK)
+        pare__trail(__func__);
+    return status;
+}
+
 static pare_status fill(pare__job *job)
 {
     const pare_recipe *recipe = job->recipe;
@@ -410,6 +426,7 @@ static pare_status fill(pare__job *job)
                  "pare convert --to dense decodes it");
     PARE_REQUIRE(recipe->model, PARE_ERR_ARGUMENT, "the recipe names no model");
     PARE_TRY(pare_store_open(recipe->model, &job->store));
+    PARE_TRY(name_architecture(job));
     job->count = pare_store_count(job->store);
     PARE_REQUIRE(job->count < INT32_MAX, PARE_ERR_UNSUPPORTED, "%s has too many tensors",
                  recipe->model);
@@ -427,6 +444,8 @@ static pare_status fill(pare__job *job)
         PARE_TRY(check_choice(job, &recipe->quants[i].choice, "quantize"));
     for (size_t i = 0; i < recipe->quant_count; i++)
         PARE_TRY(check_outcome(job, &recipe->quants[i]));
+    PARE_TRY(pare__walker_open(job));
+    PARE_TRY(pare__gradients_open(job));
     PARE_TRY(make_groups(job));
     PARE_TRY(make_chunks(job));
     PARE_TRY(pare_recipe_text(recipe, &job->recipe_text));
@@ -447,6 +466,7 @@ pare_status pare__job_open(const pare_recipe *recipe, const pare_run_options *op
     job->options = options;
     PARE_TRY_DONE(fill(job));
     PARE_TRY_DONE(pare__job_budget(job));
+    PARE_TRY_DONE(pare__gradients_predict(job));
     *out = job;
     job = NULL;
 done:
@@ -461,6 +481,9 @@ void pare__job_free(pare__job **job)
         return;
     *job = NULL;
     pare__lanes_free(j);
+    free(j->config);
+    pare__walker_free(&j->walker);
+    pare__gradients_free(j);
     pare_writer_free(&j->writer, false);
     pare_journal_close(&j->journal, false);
     pare_sched_free(&j->sched);
@@ -477,6 +500,7 @@ void pare__job_free(pare__job **job)
     for (int64_t t = 0; j->tasks && t < j->count; t++) {
         free(j->tasks[t].fallback);
         free(j->tasks[t].note);
+        free(j->tasks[t].walked);
     }
     free(j->tasks);
     pare_store_close(&j->store);
@@ -493,6 +517,7 @@ void pare__job_writer_options(pare__job *job, pare_writer_options *options)
                                      .entries = job->entries,
                                      .count = job->count,
                                      .source = job->store,
+                                     .config = job->config,
                                      .provenance = job->provenance,
                                      .max_shard_size = job->recipe->max_shard_size,
                                      .overwrite = job->options->overwrite};

@@ -1,5 +1,5 @@
 /* predict.c - what a run will need and take, before it starts: memory, bytes, time. */
-#include "job.h"
+#include "walk.h"
 
 #include "pare/backend.h"
 #include "pare/ops.h"
@@ -55,8 +55,9 @@ static void largest_chunks(const pare__job *job, pare__bytes *largest, pare__byt
     }
 }
 
-/* The user's budget, or one that any machine has. */
-static int64_t host_memory(const pare__job *job)
+/* The user's budget, or one that any machine has, and what the blocks of a model take that goes
+ * through one by one. */
+static int64_t host_memory(const pare__job *job, int64_t walk)
 {
     int64_t largest = 0;
     if (job->options->memory)
@@ -65,7 +66,7 @@ static int64_t host_memory(const pare__job *job)
         const pare_entry *e = &job->tasks[t].out;
         largest = greater(largest, (e->rows * e->cols * pare_dtype_bits(e->dtype) + 7) / 8);
     }
-    return ((int64_t)256 << 20) + 2 * largest;
+    return ((int64_t)256 << 20) + 2 * largest + walk;
 }
 
 /* One lane with the largest chunk is the least that both must hold. */
@@ -97,11 +98,19 @@ static void share_out(const pare__job *job, int64_t memory, int64_t fixed, int64
 
 pare_status pare__job_budget(pare__job *job)
 {
-    pare__bytes largest, kept, memory = {.host = host_memory(job), .device = job->device.memory};
+    pare__bytes largest, kept, walk = {0}, memory = {.device = job->device.memory};
+    int64_t samples = 0;
+    if (job->walker) {
+        PARE_TRY(pare__walk_predict(job->walker));
+        walk = job->walker->peak;
+        samples = 2 * pare_batch_bytes(job->walker->dataset, job->walker->shape.batch);
+    }
+    memory.host = host_memory(job, walk.host);
     int64_t threads = pare__lane_count(&job->device, job->options->threads);
     largest_chunks(job, &largest, &kept);
     pare__bytes one = fixed_bytes(job, 1), two = fixed_bytes(job, 2);
-    pare__bytes need = {.host = one.host + largest.host, .device = one.device + largest.device};
+    pare__bytes need = {.host = one.host + greater(largest.host, walk.host),
+                        .device = one.device + greater(largest.device, walk.device)};
     PARE_TRY(check_least(job, need, memory));
     /* Lanes beside the one that has the largest chunk. */
     int64_t each = kept.host + THREAD_BYTES + (job->group_count ? PARE_SELECT_LOW_BINS * 8 : 0);
@@ -115,10 +124,12 @@ pare_status pare__job_budget(pare__job *job)
     pare__bytes fixed = fixed_bytes(job, job->threads);
     share_out(job, memory.host, fixed.host, kept.host, largest.host, &job->budget.host,
               &job->peak.host);
-    job->peak.host += job->context;
+    job->budget.host = greater(job->budget.host, samples);
+    job->peak.host = greater(job->peak.host, fixed.host + walk.host) + job->context;
     if (job->device.cuda)
         share_out(job, memory.device, fixed.device, kept.device, largest.device,
                   &job->budget.device, &job->peak.device);
+    job->peak.device = greater(job->peak.device, job->device.cuda ? fixed.device + walk.device : 0);
     return PARE_OK;
 }
 
@@ -147,6 +158,23 @@ static int64_t read_bytes(const pare__job *job, int64_t *passes)
     if (select && *passes < 2)
         *passes = 2;
     return all;
+}
+
+/* Adds the seconds that the walk's operations take, as fast as a product is here. */
+static pare_status add_walk(pare__job *job, pare__prediction *p)
+{
+    pare_backend *be = NULL;
+    const pare__walker *w = job->walker;
+    const pare_cpu_options cpu = {.threads = w->threads, .isa = job->options->isa};
+    p->read_bytes += w->read_bytes;
+    if (job->device.cuda)
+        PARE_TRY(pare_cuda_create(job->device.index, &be));
+    else
+        PARE_TRY(pare_cpu_create(&cpu, &be));
+    double rate = pare__product_rate(be, w->shape.compute);
+    pare_backend_free(&be);
+    p->seconds = p->seconds >= 0 && rate > 0 ? p->seconds + w->flops / rate : -1;
+    return PARE_OK;
 }
 
 /* One chunk without its writing. */
@@ -213,5 +241,9 @@ pare_status pare__job_predict(pare__job *job, pare__prediction *p)
     if (each >= 0)
         p->seconds =
             each * (double)p->read_bytes / job->threads + (double)p->write_bytes / WRITE_RATE;
+    double gradients = pare__gradients_seconds(job);
+    p->seconds = p->seconds >= 0 && gradients >= 0 ? p->seconds + gradients : -1;
+    if (job->walker)
+        PARE_TRY(add_walk(job, p));
     return PARE_OK;
 }

@@ -1,5 +1,5 @@
 /* recipe.c - the life of a recipe: made, read from a file, freed. */
-#include "pare/recipe.h"
+#include "recipe_impl.h"
 
 #include "base/alloc.h"
 #include "base/check.h"
@@ -12,6 +12,22 @@ pare_status pare_recipe_new(pare_recipe **recipe)
     PARE_REQUIRE(recipe, PARE_ERR_ARGUMENT, "recipe: NULL argument");
     PARE_TRY(pare__calloc(1, sizeof **recipe, recipe));
     return PARE_OK;
+}
+
+void pare__calibration_free(pare_calibration *calibration)
+{
+    free(calibration->path);
+    free(calibration->labels);
+    free(calibration->cache);
+    *calibration = (pare_calibration){0};
+}
+
+void pare__step_free(pare_step *step)
+{
+    pare__calibration_free(&step->calibration);
+    free(step->eval.data);
+    free(step->eval.labels);
+    free(step->eval.against);
 }
 
 static void choice_free(pare_choice *choice)
@@ -31,11 +47,17 @@ void pare_recipe_free(pare_recipe **recipe)
         return;
     for (size_t i = 0; i < r->prune_count; i++)
         choice_free(&r->prunes[i].choice);
-    for (size_t i = 0; i < r->quant_count; i++)
+    for (size_t i = 0; i < r->quant_count; i++) {
         choice_free(&r->quants[i].choice);
+        free(r->quants[i].mixed.schemes);
+    }
+    for (size_t i = 0; i < r->step_count; i++)
+        pare__step_free(&r->steps[i]);
+    free(r->steps);
     free(r->prunes);
     free(r->quants);
     free(r->model);
+    free(r->arch);
     free(r->output);
     free(r->format);
     free(r);

@@ -21,7 +21,7 @@ static int find(const char *const *words, const char *word)
 static void unknown_key(pare__problems *problems, const pare__yaml *key, const char *name,
                         const char *const *keys, const char *const *later, pare__fields *fields)
 {
-    char list[256];
+    char list[400];
     if (find(later, key->text) >= 0) {
         pare__problem_add(problems, key, "%s: %s is not in this version, which takes %s", name,
                           pare__show(key).text, pare__word_list(keys, list, sizeof list));
@@ -40,7 +40,7 @@ bool pare__read_map(pare__problems *problems, const pare__yaml *node, const char
 {
     *fields = (pare__fields){0};
     if (!node || node->kind != PARE__YAML_MAP) {
-        char list[256];
+        char list[400];
         pare__problem_add(problems, node, "%s: found %s, expected a map with %s", name,
                           node && node->kind == PARE__YAML_SCALAR && !node->text[0]
                               ? "nothing"
@@ -175,4 +175,65 @@ bool pare__read_size(pare__problems *problems, const pare__yaml *node, const cha
                       "%s: found %s, expected a size above 0 such as 500M or 5G (powers of 1024)",
                       name, pare__show(node).text);
     return false;
+}
+
+bool pare__read_count(pare__problems *problems, const pare__yaml *node, const char *name,
+                      int64_t least, int64_t *value)
+{
+    char expected[64];
+    uint64_t number;
+    snprintf(expected, sizeof expected, "a whole number from %lld up", (long long)least);
+    if (!is_scalar(problems, node, name, expected))
+        return false;
+    if (!node->quoted && parse_uint(node->text, &number) && number <= INT64_MAX / 2 &&
+        (int64_t)number >= least) {
+        *value = (int64_t)number;
+        return true;
+    }
+    pare__problem_add(problems, node, "%s: found %s, expected %s", name, pare__show(node).text,
+                      expected);
+    return false;
+}
+
+bool pare__read_above_zero(pare__problems *problems, const pare__yaml *node, const char *name,
+                           double most, double *value)
+{
+    char expected[64];
+    snprintf(expected, sizeof expected, "a number above 0, at most %g", most);
+    if (!is_scalar(problems, node, name, expected))
+        return false;
+    if (!node->quoted && pare__parse_double(node->text, value) && *value > 0 && *value <= most)
+        return true;
+    pare__problem_add(problems, node, "%s: found %s, expected %s", name, pare__show(node).text,
+                      expected);
+    return false;
+}
+
+bool pare__read_bool(pare__problems *problems, const pare__yaml *node, const char *name,
+                     bool *value)
+{
+    static const char *const words[] = {"true",  "True",  "TRUE", /* and then */
+                                        "false", "False", "FALSE", NULL};
+    if (!is_scalar(problems, node, name, "true or false"))
+        return false;
+    int word = node->quoted ? -1 : find(words, node->text);
+    if (word >= 0) {
+        *value = word < 3;
+        return true;
+    }
+    pare__problem_add(problems, node, "%s: found %s, expected true or false", name,
+                      pare__show(node).text);
+    return false;
+}
+
+int pare__read_word(pare__problems *problems, const pare__yaml *node, const char *name,
+                    const char *const *words)
+{
+    const char *text = pare__read_text(problems, node, name);
+    int word = find(words, text);
+    if (text && word < 0) {
+        pare__word_error(name, text, words, NULL);
+        pare__problem_last(problems, node);
+    }
+    return word;
 }

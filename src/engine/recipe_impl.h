@@ -17,6 +17,9 @@ char *pare__word_list(const char *const *words, char *into, size_t size);
 pare_status pare__word_error(const char *what, const char *text, const char *const *words,
                              const char *const *later);
 
+/* The shortest decimal that reads back as the same number, with '.' whatever the locale. */
+const char *pare__shortest(double value, char *text, size_t size);
+
 /* ---- problems (recipe_problems.c) ------------------------------------------------------------ */
 
 typedef struct pare__problem {
@@ -53,7 +56,7 @@ pare__shown pare__show(const pare__yaml *node);
 
 /* ---- nodes (recipe_fields.c) ----------------------------------------------------------------- */
 
-#define PARE__MAX_KEYS 8
+#define PARE__MAX_KEYS 32
 
 /* The values of a map by the place of their key in a list of words; NULL where the key is not
  * given. */
@@ -77,5 +80,120 @@ bool pare__read_fraction(pare__problems *problems, const pare__yaml *node, const
                          double *value);
 bool pare__read_size(pare__problems *problems, const pare__yaml *node, const char *name,
                      int64_t *bytes);
+/* A whole number from `least` up that an int64_t holds. */
+bool pare__read_count(pare__problems *problems, const pare__yaml *node, const char *name,
+                      int64_t least, int64_t *value);
+/* A number above 0, at most `most`. */
+bool pare__read_above_zero(pare__problems *problems, const pare__yaml *node, const char *name,
+                           double most, double *value);
+bool pare__read_bool(pare__problems *problems, const pare__yaml *node, const char *name,
+                     bool *value);
+/* The place of a text in a NULL-terminated list of words; -1 with a problem noted. */
+int pare__read_word(pare__problems *problems, const pare__yaml *node, const char *name,
+                    const char *const *words);
+
+/* ---- the reader (recipe_read.c, recipe_compress.c, recipe_calibration.c) --------------------- */
+
+/* What steps that prune and quantise may say. */
+typedef enum pare__key {
+    PARE__KEY_METHOD,
+    PARE__KEY_PATTERN,
+    PARE__KEY_SPARSITY,
+    PARE__KEY_SCOPE,
+    PARE__KEY_BUDGET,
+    PARE__KEY_MULTIPLE,
+    PARE__KEY_SCHEME,
+    PARE__KEY_SCALE,
+    PARE__KEY_DAMPING,
+    PARE__KEY_ACT_ORDER,
+    PARE__KEY_ALPHA,
+    PARE__KEY_GRID,
+    PARE__KEY_CLIP,
+    PARE__KEY_SCHEMES,
+    PARE__KEY_BITS,
+    PARE__KEY_BYTES,
+    PARE__KEY_SENSITIVITY,
+    PARE__KEY_PRUNE,
+    PARE__KEY_QUANTIZE,
+    PARE__KEY_INCLUDE,
+    PARE__KEY_EXCLUDE,
+    PARE__KEY_DATA, /* from here on: calibration */
+    PARE__KEY_LABELS,
+    PARE__KEY_SAMPLES,
+    PARE__KEY_SEQ_LEN,
+    PARE__KEY_SKIP,
+    PARE__KEY_SHUFFLE,
+    PARE__KEY_PAD_ID,
+    PARE__KEY_BATCH,
+    PARE__KEY_PROPAGATE,
+    PARE__KEY_TRUE_SEQUENTIAL,
+    PARE__KEY_COMPUTE,
+    PARE__KEY_ERRORS,
+    PARE__KEY_CACHE,
+    PARE__KEYS
+} pare__key;
+
+/* A map of such keys, by key; `map` itself stands for keys that are not there. */
+typedef struct pare__step_map {
+    const pare__yaml *map;
+    const pare__yaml *value[PARE__KEYS];
+    bool guessed[PARE__KEYS];
+} pare__step_map;
+
+typedef struct pare__reader {
+    pare__problems problems;
+    pare_recipe *recipe;
+    size_t prune_capacity, quant_capacity, step_capacity;
+    bool exported; /* an export step was seen */
+    /* what all steps read; NULL: not given */
+    const char *calibration, *labels, *eval, *eval_labels;
+} pare__reader;
+
+/* Reads a map with those of the keys that are set in `keys` (1 << key); false if it is none. */
+bool pare__read_step_map(pare__reader *reader, const pare__yaml *node, const char *name,
+                         uint64_t keys, pare__step_map *map);
+#define PARE__CALIBRATION_KEYS                                                                     \
+    (((UINT64_C(1) << PARE__KEYS) - 1) & -(UINT64_C(1) << PARE__KEY_DATA))
+
+/* prune, quantize and compress steps: added to the recipe with what they prune and quantise. */
+void pare__read_prune_step(pare__reader *reader, const pare__yaml *node);
+void pare__read_quantize_step(pare__reader *reader, const pare__yaml *node);
+void pare__read_compress_step(pare__reader *reader, const pare__yaml *node);
+/* Fills a step's calibration from what its map and the recipe say. */
+void pare__read_calibration(pare__reader *reader, const pare__step_map *map,
+                            pare_calibration *calibration);
+void pare__calibration_free(pare_calibration *calibration);
+/* An eval step. */
+void pare__read_eval_step(pare__reader *reader, const pare__yaml *node);
+/* Adds a step to the recipe, which takes over what it holds. */
+void pare__add_step(pare__reader *reader, pare_step *step);
+void pare__step_free(pare_step *step);
+/* A copy of a text in the recipe's own memory; does nothing if there is one already. */
+void pare__read_copy(pare__reader *reader, const pare__yaml *node, const char *name, char **copy);
+
+/* ---- what goes together (recipe_check.c) ----------------------------------------------------- */
+
+typedef enum pare__half { PARE__HALF_PRUNE, PARE__HALF_QUANTIZE } pare__half;
+
+/* Who is told what does not go together: in which half of a step, of which of its items, at which
+ * key. */
+typedef struct pare__judge {
+    void (*say)(void *user, pare__half half, size_t item, pare__key key, const char *sentence);
+    void *user;
+} pare__judge;
+
+/* Methods that are NULL have been complained about: their halves are not looked at. */
+void pare__check_step(const pare_recipe *recipe, const pare_step *step, const pare__judge *judge);
+
+/* Whether the walk over the blocks decides a pruning or quantisation, or a pass does. */
+bool pare__prune_walks(const pare_prune_step *step);
+bool pare__quant_walks(const pare_quant_step *step);
+/* Whether activations are static under one of its schemes. */
+bool pare__quant_static(const pare_quant_step *step);
+
+/* The word for --scale and `scale:` of a step (text has room for 32). */
+char *pare__scale_text(const pare_quant_step *step, char *text, size_t size);
+/* The words of metrics, in the order of their bits. */
+extern const char *const pare__metric_words[];
 
 #endif

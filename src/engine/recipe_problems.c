@@ -12,7 +12,7 @@
 
 void pare__problem_add(pare__problems *problems, const pare__yaml *node, const char *fmt, ...)
 {
-    char text[512];
+    char text[768];
     va_list args;
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);

@@ -11,195 +11,22 @@
 
 #include <string.h>
 
-struct reader {
-    pare__problems problems;
-    pare_recipe *recipe;
-    size_t prune_capacity, quant_capacity;
-    bool exported; /* an export step was seen */
-};
-
-/* What steps of later versions take, in methods that need data. */
-static const char *const data_keys[] = {"data",   "samples", "seq_len", "skip", "shuffle",
-                                        "labels", "pad_id",  "bos_id",  NULL};
-
-/* The globs that hold for both halves of a compress step. */
-struct shared_choice {
-    const pare__yaml *include, *exclude; /* NULL where not given */
-};
-
-/* ---- choices --------------------------------------------------------------------------------- */
-
-static void add_glob(struct reader *r, const pare__yaml *node, const char *name, char **globs,
-                     size_t *count)
-{
-    const char *text = pare__read_text(&r->problems, node, name);
-    if (text && pare__strdup(text, &globs[*count]) == PARE_OK)
-        ++*count;
-    else if (text)
-        r->problems.failed = true;
-}
-
-/* One glob or a list of them. */
-static void read_globs(struct reader *r, const pare__yaml *node, const char *name, char ***globs,
-                       size_t *count)
-{
-    bool list = node->kind == PARE__YAML_LIST;
-    if (node->kind == PARE__YAML_MAP) {
-        pare__problem_add(&r->problems, node,
-                          "%s: found a map, expected a pattern or a list of patterns", name);
-        return;
-    }
-    if (pare__calloc(list ? node->count : 1, sizeof **globs, globs) != PARE_OK) {
-        r->problems.failed = true;
-        return;
-    }
-    for (size_t i = 0; list && i < node->count; i++)
-        add_glob(r, node->items[i], name, *globs, count);
-    if (!list)
-        add_glob(r, node, name, *globs, count);
-}
-
-static void read_choice(struct reader *r, const pare__yaml *include, const pare__yaml *exclude,
-                        const struct shared_choice *shared, pare_choice *choice)
-{
-    if (include && shared->include)
-        pare__problem_add(&r->problems, include,
-                          "include: given here and in compress: give it once");
-    if (exclude && shared->exclude)
-        pare__problem_add(&r->problems, exclude,
-                          "exclude: given here and in compress: give it once");
-    include = include ? include : shared->include;
-    exclude = exclude ? exclude : shared->exclude;
-    if (include)
-        read_globs(r, include, "include", &choice->include, &choice->includes);
-    if (exclude)
-        read_globs(r, exclude, "exclude", &choice->exclude, &choice->excludes);
-}
-
-/* ---- prune ----------------------------------------------------------------------------------- */
-
-/* sparsity belongs to unstructured and block patterns, and only to them. */
-static void read_sparsity(struct reader *r, const pare__yaml *prune, const pare__yaml *node,
-                          bool guessed, bool pattern_known, pare_prune_step *step)
-{
-    bool nm = step->pattern.kind == PARE_PATTERN_NM;
-    bool sound = node && pare__read_fraction(&r->problems, node, "sparsity", &step->sparsity);
-    if (!pattern_known)
-        return;
-    if (nm && sound)
-        pare__problem_add(&r->problems, node,
-                          "sparsity: beside pattern %d:%d, which has its own (%g): leave it out",
-                          step->pattern.n, step->pattern.m,
-                          1 - (double)step->pattern.n / step->pattern.m);
-    if (nm)
-        step->sparsity = 0;
-    else if (!node && !guessed)
-        pare__problem_add(
-            &r->problems, prune,
-            "prune: sparsity is missing, expected a number from 0 to 1 beside this pattern");
-}
-
-static void read_prune(struct reader *r, const pare__yaml *node, const struct shared_choice *shared)
-{
-    static const char *const keys[] = {"method",  "pattern", "sparsity", "scope",
-                                       "include", "exclude", NULL};
-    enum { METHOD, PATTERN, SPARSITY, SCOPE, INCLUDE, EXCLUDE };
-    pare__fields f;
-    if (!pare__read_map(&r->problems, node, "prune", keys, data_keys, &f))
-        return;
-    pare_prune_step step = {.scope = PARE_SCOPE_GLOBAL};
-    bool pattern_known = !f.guessed[PATTERN];
-    const char *text = "magnitude";
-    if (f.value[METHOD])
-        text = pare__read_text(&r->problems, f.value[METHOD], "method");
-    if (text && pare_prune_method_parse(text, &step.method) != PARE_OK)
-        pare__problem_last(&r->problems, f.value[METHOD]);
-    text = "unstructured";
-    if (f.value[PATTERN])
-        text = pare__read_text(&r->problems, f.value[PATTERN], "pattern");
-    if (text && pare_pattern_parse(text, &step.pattern) != PARE_OK) {
-        pare__problem_last(&r->problems, f.value[PATTERN]);
-        text = NULL;
-    }
-    read_sparsity(r, node, f.value[SPARSITY], f.guessed[SPARSITY], pattern_known && text, &step);
-    if (f.value[SCOPE] && (text = pare__read_text(&r->problems, f.value[SCOPE], "scope")) &&
-        pare_scope_parse(text, &step.scope) != PARE_OK)
-        pare__problem_last(&r->problems, f.value[SCOPE]);
-    if (step.pattern.kind == PARE_PATTERN_NM)
-        step.scope = PARE_SCOPE_GLOBAL; /* has no meaning there: one spelling */
-    if (r->recipe->quant_count)
-        pare__problem_add(
-            &r->problems, node,
-            "prune: comes after quantize, expected before it: put the prune step first");
-    if (pare__grow(&r->recipe->prunes, &r->prune_capacity, r->recipe->prune_count + 1,
-                   sizeof step) != PARE_OK) {
-        r->problems.failed = true;
-        return;
-    }
-    r->recipe->prunes[r->recipe->prune_count] = step;
-    read_choice(r, f.value[INCLUDE], f.value[EXCLUDE], shared,
-                &r->recipe->prunes[r->recipe->prune_count++].choice);
-}
-
-/* ---- quantize -------------------------------------------------------------------------------- */
-
-static void read_quantize(struct reader *r, const pare__yaml *node,
-                          const struct shared_choice *shared)
-{
-    static const char *const keys[] = {"method", "scheme", "scale", "include", "exclude", NULL};
-    enum { METHOD, SCHEME, SCALE, INCLUDE, EXCLUDE };
-    pare__fields f;
-    if (!pare__read_map(&r->problems, node, "quantize", keys, data_keys, &f))
-        return;
-    pare_quant_step step = {.search = PARE_SCALE_ABSMAX};
-    const char *text = "rtn";
-    if (f.value[METHOD])
-        text = pare__read_text(&r->problems, f.value[METHOD], "method");
-    if (text && pare_quant_method_parse(text, &step.method) != PARE_OK)
-        pare__problem_last(&r->problems, f.value[METHOD]);
-    if (!f.value[SCHEME] && !f.guessed[SCHEME])
-        pare__problem_add(&r->problems, node,
-                          "quantize: scheme is missing, expected one such as w4g128, w8 or fp8");
-    if (f.value[SCHEME] && (text = pare__read_text(&r->problems, f.value[SCHEME], "scheme")) &&
-        pare_scheme_parse(text, &step.scheme) != PARE_OK)
-        pare__problem_last(&r->problems, f.value[SCHEME]);
-    if (f.value[SCALE] && (text = pare__read_text(&r->problems, f.value[SCALE], "scale")) &&
-        pare_scale_search_parse(text, &step.search) != PARE_OK)
-        pare__problem_last(&r->problems, f.value[SCALE]);
-    if (pare__grow(&r->recipe->quants, &r->quant_capacity, r->recipe->quant_count + 1,
-                   sizeof step) != PARE_OK) {
-        r->problems.failed = true;
-        return;
-    }
-    r->recipe->quants[r->recipe->quant_count] = step;
-    read_choice(r, f.value[INCLUDE], f.value[EXCLUDE], shared,
-                &r->recipe->quants[r->recipe->quant_count++].choice);
-}
-
-/* ---- compress, export ------------------------------------------------------------------------ */
-
-static void read_compress(struct reader *r, const pare__yaml *node)
-{
-    static const char *const keys[] = {"prune", "quantize", "include", "exclude", NULL};
-    enum { PRUNE, QUANTIZE, INCLUDE, EXCLUDE };
-    pare__fields f;
-    if (!pare__read_map(&r->problems, node, "compress", keys, data_keys, &f))
-        return;
-    struct shared_choice shared = {f.value[INCLUDE], f.value[EXCLUDE]};
-    if (!f.value[PRUNE] && !f.value[QUANTIZE] && !f.guessed[PRUNE] && !f.guessed[QUANTIZE])
-        pare__problem_add(&r->problems, node,
-                          "compress: prune and quantize are both missing, expected at least one");
-    if (f.value[PRUNE])
-        read_prune(r, f.value[PRUNE], &shared);
-    if (f.value[QUANTIZE])
-        read_quantize(r, f.value[QUANTIZE], &shared);
-}
-
-static void read_copy(struct reader *r, const pare__yaml *node, const char *name, char **copy)
+void pare__read_copy(pare__reader *r, const pare__yaml *node, const char *name, char **copy)
 {
     const char *text = pare__read_text(&r->problems, node, name);
     if (text && !*copy && pare__strdup(text, copy) != PARE_OK)
         r->problems.failed = true;
+}
+
+void pare__add_step(pare__reader *r, pare_step *step)
+{
+    if (pare__grow(&r->recipe->steps, &r->step_capacity, r->recipe->step_count + 1, sizeof *step) !=
+        PARE_OK) {
+        r->problems.failed = true;
+        pare__step_free(step);
+        return;
+    }
+    r->recipe->steps[r->recipe->step_count++] = *step;
 }
 
 /* "out/" is the folder "out": its journal and report lie beside it. */
@@ -210,7 +37,7 @@ static void drop_slashes(char *path)
         path[--length] = '\0';
 }
 
-static void read_export(struct reader *r, const pare__yaml *node)
+static void read_export(pare__reader *r, const pare__yaml *node)
 {
     static const char *const keys[] = {"to", "format", "max_shard_size", NULL};
     enum { TO, FORMAT, MAX_SHARD_SIZE };
@@ -219,7 +46,7 @@ static void read_export(struct reader *r, const pare__yaml *node)
         return;
     const char *text, *format = NULL;
     if (f.value[TO]) {
-        read_copy(r, f.value[TO], "to", &r->recipe->output);
+        pare__read_copy(r, f.value[TO], "to", &r->recipe->output);
         drop_slashes(r->recipe->output);
     }
     if (f.value[FORMAT] && (text = pare__read_text(&r->problems, f.value[FORMAT], "format"))) {
@@ -235,11 +62,11 @@ static void read_export(struct reader *r, const pare__yaml *node)
 
 /* ---- steps ----------------------------------------------------------------------------------- */
 
-static void read_step(struct reader *r, const pare__yaml *node)
+static void read_step(pare__reader *r, const pare__yaml *node)
 {
-    static const char *const kinds[] = {"prune", "quantize", "compress", "export", NULL};
-    static const char *const later[] = {"distill", "train", "eval", "sweep", "bench", "lora", NULL};
-    static const struct shared_choice none = {NULL, NULL};
+    static const char *const kinds[] = {"prune", "quantize", "compress", "eval", "export", NULL};
+    enum { PRUNE, QUANTIZE, COMPRESS, EVAL, EXPORT };
+    static const char *const later[] = {"distill", "train", "sweep", "bench", "lora", NULL};
     pare__fields f;
     if (!pare__read_map(&r->problems, node, "step", kinds, later, &f))
         return;
@@ -253,42 +80,50 @@ static void read_step(struct reader *r, const pare__yaml *node)
     }
     if (r->exported)
         pare__problem_add(&r->problems, node,
-                          f.value[3] ? "export: a second one, expected at most one"
-                                     : "step: comes after export, expected export to be the last");
-    if (f.value[0])
-        read_prune(r, f.value[0], &none);
-    if (f.value[1])
-        read_quantize(r, f.value[1], &none);
-    if (f.value[2])
-        read_compress(r, f.value[2]);
-    if (f.value[3])
-        read_export(r, f.value[3]);
-    r->exported = r->exported || f.value[3];
+                          f.value[EXPORT]
+                              ? "export: a second one, expected at most one"
+                              : "step: comes after export, expected export to be the last");
+    if (f.value[PRUNE])
+        pare__read_prune_step(r, f.value[PRUNE]);
+    if (f.value[QUANTIZE])
+        pare__read_quantize_step(r, f.value[QUANTIZE]);
+    if (f.value[COMPRESS])
+        pare__read_compress_step(r, f.value[COMPRESS]);
+    if (f.value[EVAL])
+        pare__read_eval_step(r, f.value[EVAL]);
+    if (f.value[EXPORT])
+        read_export(r, f.value[EXPORT]);
+    r->exported = r->exported || f.value[EXPORT];
 }
 
-static void read_data(struct reader *r, const pare__yaml *node)
+static void read_data(pare__reader *r, const pare__yaml *node)
 {
-    static const char *const keys[] = {"calibration", "eval", NULL};
+    static const char *const keys[] = {"calibration", "labels", "eval", "eval_labels", NULL};
+    const char **texts[] = {&r->calibration, &r->labels, &r->eval, &r->eval_labels};
     pare__fields f;
     if (!pare__read_map(&r->problems, node, "data", keys, NULL, &f))
         return;
     for (size_t i = 0; keys[i]; i++)
-        if (f.value[i])
-            pare__read_text(&r->problems, f.value[i], keys[i]);
+        if (f.value[i] && !(*texts[i] = pare__read_text(&r->problems, f.value[i], keys[i])))
+            *texts[i] = "?"; /* what is wrong is not missing too */
+        else if (f.guessed[i])
+            *texts[i] = "?";
 }
 
-static void read_recipe(struct reader *r, const pare__yaml *root)
+static void read_recipe(pare__reader *r, const pare__yaml *root)
 {
-    static const char *const keys[] = {"model", "seed", "data", "steps", NULL};
-    enum { MODEL, SEED, DATA, STEPS };
+    static const char *const keys[] = {"model", "arch", "seed", "data", "steps", NULL};
+    enum { MODEL, ARCH, SEED, DATA, STEPS };
     pare__fields f;
     if (!pare__read_map(&r->problems, root, "recipe", keys, NULL, &f))
         return;
     if (f.value[MODEL])
-        read_copy(r, f.value[MODEL], "model", &r->recipe->model);
+        pare__read_copy(r, f.value[MODEL], "model", &r->recipe->model);
     else if (!f.guessed[MODEL])
         pare__problem_add(&r->problems, root,
                           "recipe: model is missing, expected the path of a checkpoint");
+    if (f.value[ARCH])
+        pare__read_copy(r, f.value[ARCH], "arch", &r->recipe->arch);
     if (f.value[SEED])
         pare__read_uint(&r->problems, f.value[SEED], "seed", &r->recipe->seed);
     if (f.value[DATA])
@@ -310,7 +145,7 @@ pare_status pare_recipe_parse(const char *text, size_t length, const char *what,
 {
     pare_status status = PARE_OK;
     pare__yaml *root = NULL;
-    struct reader r = {.problems = {.what = what ? what : "recipe"}};
+    pare__reader r = {.problems = {.what = what ? what : "recipe"}};
     PARE_REQUIRE((text || !length) && recipe, PARE_ERR_ARGUMENT, "recipe: NULL argument");
     *recipe = NULL;
     PARE_TRY_DONE(pare_recipe_new(&r.recipe));

@@ -101,8 +101,12 @@ pare_status pare__check_look(const pare_choice *look, const pare_store *a, const
 
 void pare_report_brief(pare_report *report)
 {
-    if (report)
-        pare__json_remove(report->root, "tensors");
+    if (!report)
+        return;
+    pare__json_remove(report->root, "tensors");
+    const pare__json *steps = pare__json_get(report->root, "steps");
+    for (size_t i = 0; i < pare__json_size(steps); i++)
+        pare__json_remove((pare__json *)(uintptr_t)pare__json_at(steps, i), "tensors");
 }
 
 /* `path` if it is a file of JSON, else "<path>.report.json", as a new string. */

@@ -27,6 +27,8 @@
  *               files, bytes }
  *   recipe    pare_recipe_text()
  *   steps     [ "prune: magnitude, 2:4", … ]        pare__recipe_steps() makes them
+ *             a run of several stages: [ their reports, each as if it had been alone, an eval's
+ *             with such steps too ]; then there are no tensors, summary and phases around them
  *   tensors   [ {
  *       name, role, reason, dtype, shape: […],
  *       prune: "2:4" | "unstructured 0.5" | … | null    what is really done, after any fallback
@@ -39,7 +41,16 @@
  *       zeros|null                  run only: zeros after the run, of the values a reader gets
  *     } ]
  *   summary   { pruned, quantized, left_alone, fallbacks }       tensors
+ *   walk      { data, samples, seq_len|null, batch, compute: "f32" "bf16",     a step with data
+ *               mode: "true sequential" "per block" "dense", blocks, sites, layers, flops,
+ *               disk_bytes }|null           of hidden states and results, while it runs
+ *   surveying { layers, walk: bool,   where schemes or sparsities are decided by measuring: what
+ *               evaluations, samples,         that takes (predicted counts it in); 0 layers: a run
+ *               flops, seconds|null,          that was cut has left it. In a plan tensors have what
+ *               peak_memory,                  spends the budget
+ *               device_memory|null }|null
  *   predicted { passes, read_bytes, write_bytes, peak_memory, seconds|null, budget, threads, isa,
+ *               between_bytes|null          of checkpoints between stages, at most at a time
  *               device,                     "cpu", or "cuda:0 NVIDIA H200" with
  *               device_memory, device_budget|null }
  *
@@ -53,7 +64,33 @@
  *               bits_per_weight,                  stored bits of all tensors / parameters
  *               bytes_in, bytes_out,
  *               ratio }                           bytes_in / bytes_out
+ *   survey    [ {                   where schemes or sparsities were decided by measuring
+ *       of: "quantize" "prune", by: "output" "kld" "owl" "loss",
+ *       options: […],               schemes or sparsities tried; none of owl
+ *       layers: [ { name, weights, scheme|null, choice|null, bits_per_weight|null, sparsity|null,
+ *                   harm: [real] } ]        of each option; of owl the share of outliers
+ *     } ]
+ *   layers    [ {                   a step with data: every layer, in the order of the model
+ *       name, site,                 its tensor; the first of the layers with the same inputs
+ *       method,                     "sparsegpt 2:4, gptq w4g32"
+ *       error_before|null           squared error of the output, as a share: by rounding to
+ *       error_after|null            nearest, or by magnitude; and what it is
+ *       damping, dead,              share of the mean diagonal; inputs that were always 0
+ *       act_scale|null              of static activations
+ *       sparsity|null
+ *       scaled: bool|null, note|null    scales of its inputs were folded away; or why not
+ *       fallback: sentence|null     why something simpler was done
+ *       seconds
+ *     } ]|null
  *   verified  bool|null             a conversion: every value was read back and compared
+ *
+ * plan and run of a pattern that makes the model smaller: their tensors have shape_out, and
+ *   shrink    { pattern,
+ *               classes: [ { name, units, kept, gone: [number]|null } ],     gone: of layers
+ *               locked: [ { name, reason } ],
+ *               parameters_before, parameters_after,
+ *               tokens, flops_before|null, flops_after|null,    a forward of one sample
+ *               tensors_dropped }           tables the smaller model cannot use
  *
  * inspect
  *   path, format, architecture|null
@@ -150,10 +187,15 @@ pare__shape pare__report_shape(const pare__json *object, const char *key);
 
 /* Each appends its kind; root has any content. */
 void pare__report_text_run(const pare__json *root, pare__text *out); /* plan and run */
+void pare__report_text_shrink(const pare__json *root, pare__text *out); /* what such a run adds */
+void pare__report_text_layers(const pare__json *root, pare__text *out); /* what data adds */
+void pare__report_text_survey(const pare__json *root, pare__text *out);
 void pare__report_text_inspect(const pare__json *root, pare__text *out);
 void pare__report_text_compare(const pare__json *root, pare__text *out);
 void pare__report_text_devices(const pare__json *root, pare__text *out);
 void pare__report_text_eval(const pare__json *root, pare__text *out);
 void pare__report_text_train(const pare__json *root, pare__text *out);
+/* What an eval measured, a line each. */
+void pare__report_text_metrics(const pare__json *root, pare__text *out);
 
 #endif

@@ -15,7 +15,7 @@ static const struct {
     {"cosine", "cosine", "%.8f", 1},     {"cosine_min", "least cosine", "%.8f", 1},
 };
 
-static void add_metrics(const pare__json *o, pare__text *out)
+void pare__report_text_metrics(const pare__json *o, pare__text *out)
 {
     int64_t correct, counted = pare__report_int(o, "counted");
     for (size_t i = 0; i < sizeof metrics / sizeof *metrics; i++) {
@@ -105,7 +105,7 @@ void pare__report_text_eval(const pare__json *root, pare__text *out)
     add_data(root, "data", "data", out);
     if (!planned(root)) {
         pare__text_add(out, "\n");
-        add_metrics(root, out);
+        pare__report_text_metrics(root, out);
     }
     if (pare__json_get(root, "outputs"))
         pare__text_wrap(out, 2, "outputs", pare__report_string(root, "outputs", "?"));
@@ -158,7 +158,7 @@ void pare__report_text_train(const pare__json *root, pare__text *out)
         add_losses(root, out);
     if (eval) {
         pare__text_add(out, "\n");
-        add_metrics(eval, out);
+        pare__report_text_metrics(eval, out);
     }
     add_costs(root, out);
 }

@@ -251,6 +251,8 @@ static void add_costs(const pare__json *root, pare__text *out)
     pare__table_cell(&table, "actual");
     add_bytes_row(&table, "read", predicted, actual, "read_bytes");
     add_bytes_row(&table, "written", predicted, actual, "write_bytes");
+    if (pare__report_int(predicted, "between_bytes"))
+        add_bytes_row(&table, "disk between steps", predicted, actual, "between_bytes");
     add_bytes_row(&table, "peak memory", predicted, actual, "peak_memory");
     if (!null_at(predicted, "device_memory"))
         add_bytes_row(&table, "device memory", predicted, actual, "device_memory");
@@ -316,6 +318,16 @@ static void add_result(const pare__json *root, pare__text *out)
                                 : "values read back are NOT the same");
 }
 
+/* What the steps are, as people would say it; reports of whole stages come later. */
+static void add_step_lines(const pare__json *steps, pare__text *out)
+{
+    for (size_t i = 0; i < pare__json_size(steps); i++) {
+        const char *step = pare__json_string(pare__json_at(steps, i));
+        if (step)
+            pare__text_wrap(out, 2, i ? "" : "steps", step);
+    }
+}
+
 static void add_head(const pare__json *root, pare__text *out)
 {
     const pare__json *model = pare__json_get(root, "model"),
@@ -336,10 +348,7 @@ static void add_head(const pare__json *root, pare__text *out)
             out, 2, "output", "%s (%s): %s file%s, %s", pare__report_string(output, "path", "?"),
             pare__report_string(output, "format", "?"), pare__count(files).text,
             files == 1 ? "" : "s", pare__size_exact(pare__report_int(output, "bytes")).text);
-    for (size_t i = 0; i < pare__json_size(steps); i++) {
-        const char *step = pare__json_string(pare__json_at(steps, i));
-        pare__text_wrap(out, 2, i ? "" : "steps", step ? step : "?");
-    }
+    add_step_lines(steps, out);
 }
 
 /* "35 pruned, 12 left alone; 5 did not fit as asked": what there is none of is not said. */
@@ -367,13 +376,37 @@ static void add_summary(const pare__json *summary, pare__text *out)
     pare__text_add(out, "\n");
 }
 
+/* A stage of a run of several: what it did and came to; --json has its tensors and costs. */
+static void add_stage(const pare__json *stage, size_t number, size_t count, pare__text *out)
+{
+    pare__text_add(out, "\nstep %zu of %zu\n", number, count);
+    add_step_lines(pare__json_get(stage, "steps"), out);
+    if (strcmp(pare__report_string(stage, "kind", ""), "eval") == 0) {
+        pare__report_text_metrics(stage, out);
+        return;
+    }
+    add_summary(pare__json_get(stage, "summary"), out);
+    add_fallbacks(pare__json_get(stage, "tensors"), out);
+    pare__report_text_layers(stage, out);
+    pare__report_text_shrink(stage, out);
+    add_result(stage, out);
+}
+
 void pare__report_text_run(const pare__json *root, pare__text *out)
 {
-    const pare__json *tensors = pare__json_get(root, "tensors");
+    const pare__json *tensors = pare__json_get(root, "tensors"),
+                     *steps = pare__json_get(root, "steps");
+    bool stages = pare__json_is_object(pare__json_at(steps, 0));
     add_head(root, out);
+    for (size_t i = 0; stages && i < pare__json_size(steps); i++)
+        add_stage(pare__json_at(steps, i), i + 1, pare__json_size(steps), out);
+    if (stages)
+        pare__text_add(out, "\nall steps\n");
     add_tensors(tensors, out);
     add_summary(pare__json_get(root, "summary"), out);
     add_fallbacks(tensors, out);
+    pare__report_text_layers(root, out);
+    pare__report_text_shrink(root, out);
     add_costs(root, out);
     add_result(root, out);
 }

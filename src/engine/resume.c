@@ -9,7 +9,7 @@
  * is over; a fresh start before the part is made, the layout when it is made; each chunk when its
  * bytes are in the file; the part's identity when only its rename is left.
  */
-#include "job.h"
+#include "walk.h"
 
 #include "pare/ops.h"
 #include "pare/version.h"
@@ -50,7 +50,7 @@ static bool place_of(const char *path, disk_place *place)
 
 typedef struct identity {
     const char *root;
-    pare__text text;
+    pare__text *text;
 } identity;
 
 static pare_status add_file(void *user, const char *name, int64_t size)
@@ -59,41 +59,59 @@ static pare_status add_file(void *user, const char *name, int64_t size)
     char *path = NULL;
     struct stat st;
     if (pare__glob("*.part", name) || pare__glob("*.part/*", name) ||
-        pare__glob("*.journal", name) || pare__glob("*.report.json", name))
+        pare__glob("*.journal", name) || pare__glob("*.report.json", name) ||
+        pare__glob("*.grads.h5", name) || pare__glob("*.steps/*", name) ||
+        pare__glob("*.walk/*", name) || pare__glob("*.survey.json", name) ||
+        pare__glob("*.lock", name))
         return PARE_OK; /* an output may lie inside the source's folder: it is no part of it */
     PARE_TRY(pare__join(id->root, name, &path));
     bool there = stat(path, &st) == 0;
     free(path);
-    pare__text_add(&id->text, "%s %lld %lld.%09ld\n", name, (long long)size,
+    pare__text_add(id->text, "%s %lld %lld.%09ld\n", name, (long long)size,
                    there ? (long long)st.st_mtim.tv_sec : 0, there ? st.st_mtim.tv_nsec : 0L);
     return PARE_OK;
 }
 
-/* A journal belongs to one version, recipe, output form, source and state of its files. */
-static pare_status make_key(const pare__job *job, uint64_t key[2])
+pare_status pare__source_state(const pare__job *job, pare__text *text)
+{
+    const char *path = pare_store_path(job->store);
+    identity id = {.root = path, .text = text};
+    char *place = realpath(path, NULL);
+    struct stat st;
+    pare__text_add(text, "%s\n", place ? place : path);
+    free(place);
+    if (pare__is_directory(path))
+        PARE_TRY(pare__walk(path, add_file, &id));
+    else if (stat(path, &st) == 0)
+        pare__text_add(text, "%lld %lld.%09ld\n", (long long)st.st_size,
+                       (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+    return PARE_OK;
+}
+
+/* A journal belongs to one version, recipe, output form, source and state of its files; that of
+ * work with data to the data and the way of computing too. */
+static pare_status make_key(pare__job *job)
 {
     pare_status status = PARE_OK;
-    const char *path = pare_store_path(job->store);
-    identity id = {.root = path};
-    char *text = NULL, *place = realpath(path, NULL);
-    struct stat st;
-    pare__text_add(&id.text, "%s\n%s\n%s %lld\n%s\n", pare_version(), job->recipe_text,
+    pare__text id = {0};
+    char *text = NULL, *way = NULL;
+    pare__text_add(&id, "%s\n%s\n%s %lld\n", pare_version(), job->recipe_text,
                    job->recipe->format ? job->recipe->format : "",
-                   (long long)job->recipe->max_shard_size, place ? place : path);
-    if (pare__is_directory(path))
-        PARE_TRY_DONE(pare__walk(path, add_file, &id));
-    else if (stat(path, &st) == 0)
-        pare__text_add(&id.text, "%lld %lld.%09ld\n", (long long)st.st_size,
-                       (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
-    PARE_TRY_DONE(pare__text_take(&id.text, &text));
-    key[0] = key[1] = 0;
+                   (long long)job->recipe->max_shard_size);
+    PARE_TRY_DONE(pare__source_state(job, &id));
+    pare__gradients_way(job, &id);
+    if (job->walker)
+        PARE_TRY_DONE(pare__walk_way(job->walker, &way));
+    pare__text_add(&id, "%s\n", way ? way : "");
+    PARE_TRY_DONE(pare__text_take(&id, &text));
+    job->key[0] = job->key[1] = 0;
     PARE_TRY_DONE(pare_digest(
         job->lanes[0].host,
-        &(pare_digest_args){.bytes = text, .size = (int64_t)strlen(text), .result = key}));
+        &(pare_digest_args){.bytes = text, .size = (int64_t)strlen(text), .result = job->key}));
 done:
-    free(place);
+    free(way);
     free(text);
-    pare__text_free(&id.text);
+    pare__text_free(&id);
     return status;
 }
 
@@ -206,7 +224,9 @@ static pare_status take(void *user, uint32_t type, const void *payload, uint32_t
 {
     pare__job *job = user;
     const char *p = payload;
-    if (take_pass(job, type, p, size))
+    bool taken;
+    PARE_TRY(pare__walk_take(job, type, payload, size, &taken));
+    if (taken || take_pass(job, type, p, size))
         return PARE_OK;
     if (type == RECORD_BOOT && size == 36) {
         char now[36];
@@ -245,7 +265,7 @@ static pare_status take(void *user, uint32_t type, const void *payload, uint32_t
     return PARE_OK;
 }
 
-static pare_status beside(const pare_recipe *recipe, const char *ending, char **path)
+pare_status pare__beside(const pare_recipe *recipe, const char *ending, char **path)
 {
     pare__text text = {0};
     size_t length = strlen(recipe->output);
@@ -259,7 +279,7 @@ static pare_status beside(const pare_recipe *recipe, const char *ending, char **
 pare_status pare__has_journal(const pare_recipe *recipe, bool *has)
 {
     char *path = NULL;
-    PARE_TRY(beside(recipe, ".journal", &path));
+    PARE_TRY(pare__beside(recipe, ".journal", &path));
     *has = pare__exists(path);
     free(path);
     return PARE_OK;
@@ -280,13 +300,13 @@ pare_status pare__job_resume(pare__job *job)
 {
     pare_status status = PARE_OK;
     char *path = NULL, *part = NULL;
-    uint64_t key[2];
-    PARE_TRY_DONE(beside(job->recipe, ".journal", &path));
-    PARE_TRY_DONE(beside(job->recipe, ".part", &part));
+    PARE_TRY_DONE(pare__beside(job->recipe, ".journal", &path));
+    PARE_TRY_DONE(pare__beside(job->recipe, ".part", &part));
     PARE_TRY_DONE(check_part(job, part, path));
-    PARE_TRY_DONE(make_key(job, key));
-    PARE_TRY_DONE(pare_journal_open(path, key, job->options->overwrite, take, job, &job->resumed,
-                                    &job->journal));
+    PARE_TRY_DONE(pare__walk_check_way(job, path));
+    PARE_TRY_DONE(make_key(job));
+    PARE_TRY_DONE(pare_journal_open(path, job->key, job->options->overwrite, take, job,
+                                    &job->resumed, &job->journal));
     if (!job->finished && (!job->laid_out || !pare__exists(part)))
         forget_written(job);
     char now[36];
@@ -354,7 +374,7 @@ pare_status pare__journal_finished(pare__job *job)
 {
     char *part = NULL;
     disk_place place;
-    PARE_TRY(beside(job->recipe, ".part", &part));
+    PARE_TRY(pare__beside(job->recipe, ".part", &part));
     bool there = place_of(part, &place);
     free(part);
     PARE_REQUIRE(there, PARE_ERR_IO, "%s.part is gone", job->recipe->output);

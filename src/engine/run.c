@@ -1,5 +1,5 @@
 /* run.c - a whole run: passes over the source, the layout, every chunk, the end. */
-#include "job.h"
+#include "survey.h"
 
 #include "base/clock.h"
 
@@ -15,6 +15,7 @@ static pare_status read_stage(void *user, int worker, int64_t chunk)
         return PARE_OK;
     PARE_TRY(pare__chunk_read(job, lane, chunk));
     PARE_TRY(pare__chunk_digest(lane));
+    PARE_TRY(pare__walk_rows(job, lane));
     return PARE_OK;
 }
 
@@ -247,7 +248,7 @@ static pare_status check_output(const pare_recipe *recipe, const pare_run_option
     return PARE_OK;
 }
 
-static pare_status start(pare__job *job)
+pare_status pare__job_start(pare__job *job)
 {
     PARE_TRY(pare_sched_create(&(pare_sched_options){.threads = job->threads,
                                                      .budget = job->budget.host,
@@ -258,7 +259,6 @@ static pare_status start(pare__job *job)
                                                      .progress = job->options->progress},
                                &job->sched));
     PARE_TRY(pare__lanes_create(job));
-    PARE_TRY(pare__job_resume(job));
     return PARE_OK;
 }
 
@@ -272,23 +272,29 @@ static pare_status give_up(pare__job *job, pare_status status)
     bool keep = status == PARE_ERR_FULL || status == PARE_ERR_IO ||
                 status == PARE_ERR_INTERRUPTED || status == PARE_ERR_MEMORY ||
                 status == PARE_ERR_DEVICE || status == PARE_ERR_EXISTS;
-    bool mine = job->journal != NULL;
+    bool mine = job->journal != NULL, walking = job->walker && !job->writer;
     pare_writer_free(&job->writer, mine && !keep);
     pare_journal_close(&job->journal, !keep);
+    if (mine && !keep)
+        (void)(pare__gradients_clean(job) == PARE_OK && pare__walk_clean(job) == PARE_OK);
     if (!mine || !keep || status == PARE_ERR_EXISTS)
         return pare__error_again(status, sentence, trail);
     return pare__error(status, __func__,
-                       "%s; what is done is kept in %s.part, the same command continues", sentence,
-                       job->recipe->output);
+                       "%s; what is done is kept in %s.%s, the same command continues", sentence,
+                       job->recipe->output, walking ? "walk" : "part");
 }
 
 static pare_status work(pare__job *job)
 {
-    PARE_TRY(start(job));
+    PARE_TRY(pare__job_start(job));
+    PARE_TRY(pare__job_resume(job));
     if (job->finished)
         return PARE_OK; /* cut after the rename: only the report is left to do */
     PARE_REQUIRE(job->options->overwrite || !pare__exists(job->recipe->output), PARE_ERR_EXISTS,
                  "%s exists: choose another output, or give --overwrite", job->recipe->output);
+    PARE_TRY(verify_source(job));
+    PARE_TRY(pare__gradients_make(job));
+    PARE_TRY(pare__walk_blocks(job));
     PARE_TRY(look_ahead(job));
     PARE_TRY(create(job));
     PARE_TRY(compress(job));
@@ -296,20 +302,27 @@ static pare_status work(pare__job *job)
     return PARE_OK;
 }
 
-pare_status pare_plan(const pare_recipe *recipe, const pare_run_options *options,
-                      pare_report **report)
+pare_status pare__stage_plan(const pare_recipe *recipe, const pare_run_options *options,
+                             pare_report **report)
 {
     pare_status status = PARE_OK;
     pare__job *job = NULL;
     pare__prediction prediction;
+    pare__surveyed surveyed = {0};
     PARE_REQUIRE(recipe && options && report, PARE_ERR_ARGUMENT, "plan: NULL argument");
     if (recipe->output)
         PARE_TRY(check_output(recipe, options));
-    PARE_TRY_DONE(pare__job_open(recipe, options, &job));
+    bool surveys = pare__surveys(recipe);
+    if (surveys)
+        PARE_TRY_DONE(pare__survey_plan(recipe, options, &surveyed));
+    PARE_TRY_DONE(pare__job_open(surveys ? &surveyed.recipe : recipe, options, &job));
     PARE_TRY_DONE(pare__job_predict(job, &prediction));
+    if (surveys)
+        pare__survey_add(&surveyed, job, &prediction);
     PARE_TRY_DONE(pare__report_plan(job, &prediction, "plan", report));
 done:
     pare__job_free(&job);
+    pare__surveyed_free(&surveyed);
     return status;
 }
 
@@ -327,18 +340,19 @@ static pare_status verify(pare__job *job)
                        sentence, job->recipe->output);
 }
 
-pare_status pare_run(const pare_recipe *recipe, const pare_run_options *options,
-                     pare_report **report)
+/* surveyed: what decided the recipe, or NULL. */
+static pare_status run_decided(const pare_recipe *recipe, const pare_run_options *options,
+                               const pare__surveyed *surveyed, pare_report **report)
 {
     pare_status status = PARE_OK;
     pare__job *job = NULL;
     pare__prediction prediction;
-    double begin = pare__now();
-    PARE_REQUIRE(recipe && options && report, PARE_ERR_ARGUMENT, "run: NULL argument");
-    *report = NULL;
+    double begin = pare__now() - (surveyed ? surveyed->seconds : 0);
     PARE_TRY(check_output(recipe, options));
     PARE_TRY_DONE(pare__job_open(recipe, options, &job));
     PARE_TRY_DONE(pare__job_predict(job, &prediction));
+    if (surveyed)
+        pare__survey_add(surveyed, job, &prediction);
     status = work(job);
     if (status != PARE_OK)
         PARE_TRY_DONE(give_up(job, status));
@@ -348,8 +362,28 @@ pare_status pare_run(const pare_recipe *recipe, const pare_run_options *options,
         verified = true;
     }
     PARE_TRY_DONE(pare__report_run(job, &prediction, pare__now() - begin, verified, report));
+    PARE_TRY_DONE(pare__gradients_clean(job));
+    PARE_TRY_DONE(pare__walk_clean(job));
     pare_journal_close(&job->journal, true); /* last: a kill before leaves the same command to do */
 done:
     pare__job_free(&job);
+    return status;
+}
+
+pare_status pare__stage_run(const pare_recipe *recipe, const pare_run_options *options,
+                            pare_report **report)
+{
+    pare_status status = PARE_OK;
+    pare__surveyed surveyed = {0};
+    PARE_REQUIRE(recipe && options && report, PARE_ERR_ARGUMENT, "run: NULL argument");
+    *report = NULL;
+    if (!pare__surveys(recipe))
+        return run_decided(recipe, options, NULL, report);
+    PARE_TRY(check_output(recipe, options));
+    PARE_TRY_DONE(pare__survey_run(recipe, options, &surveyed));
+    PARE_TRY_DONE(run_decided(&surveyed.recipe, options, &surveyed, report));
+    PARE_TRY_DONE(pare__survey_clean(recipe));
+done:
+    pare__surveyed_free(&surveyed);
     return status;
 }

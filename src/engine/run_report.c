@@ -1,5 +1,5 @@
 /* run_report.c - the report of a plan or a run (report_impl.h lists the members). */
-#include "job.h"
+#include "walk.h"
 #include "report_impl.h"
 
 #include "pare/ops.h"
@@ -21,9 +21,7 @@ static void add_shape(pare__json *parent, const char *key, const pare_entry *e)
         pare__json_set_int(shape, NULL, e->shape[d]);
 }
 
-/* Bytes an entry takes in the output: what the writer's layout says, from a copy completed by its
- * rules. */
-static int64_t bytes_out(const pare_entry *e)
+int64_t pare__bytes_out(const pare_entry *e)
 {
     int64_t n = parameters(e), item = pare_dtype_bits(e->dtype);
     if (e->form == PARE_FORM_SPARSE)
@@ -48,22 +46,22 @@ static void add_tensor(pare__json *list, const pare__job *job, const pare__task 
     pare__json_set_string(t, "reason", task->reason);
     pare__json_set_string(t, "dtype", pare_dtype_name(source->dtype));
     add_shape(t, "shape", source);
-    if (task->prune && task->prune->pattern.kind != PARE_PATTERN_NM) {
-        snprintf(prune, sizeof prune, "%s %g",
-                 pare_pattern_text(&task->prune->pattern, text, sizeof text),
-                 task->prune->sparsity);
+    const pare_prune_step *step = pare__task_prune(task);
+    if (step && step->pattern.kind != PARE_PATTERN_NM) {
+        snprintf(prune, sizeof prune, "%s %g", pare_pattern_text(&step->pattern, text, sizeof text),
+                 step->sparsity);
         pare__json_set_string(t, "prune", prune);
     } else {
-        pare__json_set_string(
-            t, "prune",
-            task->prune ? pare_pattern_text(&task->prune->pattern, text, sizeof text) : NULL);
+        pare__json_set_string(t, "prune",
+                              step ? pare_pattern_text(&step->pattern, text, sizeof text) : NULL);
     }
     pare__json_set_string(
-        t, "quant", task->quant ? pare_scheme_text(&task->out.scheme, text, sizeof text) : NULL);
+        t, "quant",
+        pare__task_quant(task) ? pare_scheme_text(&task->out.scheme, text, sizeof text) : NULL);
     pare__json_set_string(t, "fallback", task->fallback);
     pare__json_set_string(t, "note", task->note);
     pare__json_set_int(t, "bytes_in", source->stored_bytes);
-    pare__json_set_int(t, "bytes_out", bytes_out(&task->out));
+    pare__json_set_int(t, "bytes_out", pare__bytes_out(&task->out));
     if (ran && task->nonzeros >= 0)
         pare__json_set_int(t, "zeros", parameters(&task->out) - task->nonzeros);
 }
@@ -73,9 +71,11 @@ static void add_summary(pare__json *root, const pare__job *job)
     int64_t pruned = 0, quantized = 0, alone = 0, fallbacks = 0;
     for (int64_t t = 0; t < job->count; t++) {
         const pare__task *task = &job->tasks[t];
-        pruned += task->prune != NULL;
-        quantized += task->quant != NULL;
-        alone += !task->prune && !task->quant;
+        const pare_prune_step *prune = pare__task_prune(task);
+        const pare_quant_step *quant = pare__task_quant(task);
+        pruned += prune != NULL;
+        quantized += quant != NULL;
+        alone += !prune && !quant;
         fallbacks += task->fallback != NULL;
     }
     pare__json *summary = pare__json_set_object(root, "summary");
@@ -144,6 +144,11 @@ static pare_status fill(pare__job *job, const pare__prediction *p, bool ran, par
     for (int64_t t = 0; t < job->count; t++)
         add_tensor(list, job, &job->tasks[t], ran);
     add_summary(root, job);
+    if (job->surveying)
+        pare__json_set(root, "surveying", pare__json_copy(job->surveying));
+    if (job->survey)
+        pare__json_set(root, "survey", pare__json_copy(job->survey));
+    pare__walk_report(job, ran, root);
     add_predicted(root, job, p);
     return PARE_OK;
 }
@@ -170,6 +175,10 @@ static void sum_nonzeros(pare__job *job)
     for (int64_t t = 0; t < job->count; t++) {
         pare__task *task = &job->tasks[t];
         task->nonzeros = task->prune || task->maybe_sparse ? 0 : -1;
+        if (task->walked && task->walked->prune) {
+            task->nonzeros = task->walked->nonzeros;
+            continue;
+        }
         for (int64_t c = task->first_chunk;
              c < task->first_chunk + task->chunks && task->nonzeros >= 0; c++)
             task->nonzeros =
@@ -191,8 +200,8 @@ static void add_result(pare__json *root, const pare__job *job)
         const pare__task *task = &job->tasks[t];
         count += parameters(&task->out);
         in += pare_store_entry(job->store, t)->stored_bytes;
-        out += bytes_out(&task->out);
-        if (task->prune && task->nonzeros >= 0) {
+        out += pare__bytes_out(&task->out);
+        if (pare__task_prune(task) && task->nonzeros >= 0) {
             pruned += parameters(&task->out);
             zeros += parameters(&task->out) - task->nonzeros;
         }
@@ -226,7 +235,7 @@ static int64_t written(const pare__job *job)
         close(fd);
     }
     for (int64_t t = 0; t < job->count; t++)
-        before += bytes_out(&job->tasks[t].out);
+        before += pare__bytes_out(&job->tasks[t].out);
     return job->resumed ? bytes - before + job->write_bytes : bytes;
 }
 

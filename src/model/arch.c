@@ -27,7 +27,7 @@
     A(CONFIG, "qwen3", llama, "decoders of Qwen3")                                                 \
     A(CONFIG, "gpt2", gpt2, "decoders of GPT-2")                                                   \
     A(CONFIG, "bert", bert, "encoders: BERT, MiniLM; with sentence-transformers' pooling")         \
-    A(CONFIG, "distilbert", bert, "encoders of DistilBERT")                                        \
+    A(CONFIG, "distilbert", distilbert, "encoders of DistilBERT")                                  \
     A(CONFIG, "roberta", bert, "encoders of RoBERTa")                                              \
     A(CONFIG, "vit", vit, "Vision Transformer of Hugging Face")                                    \
     A(CONFIG, "deit", vit, "DeiT of Hugging Face")
@@ -255,6 +255,7 @@ static pare_status build(const pare_model_options *options, const pare__json *ro
         strcpy(b.prefix, "module.");
     model->facts.family = of_line[line].arch->family;
     model->ignored = of_line[line].arch->ignored;
+    model->shrink = of_line[line].arch->shrink;
     of_line[line].arch->build(&b);
     PARE_TRY(b.status);
     return spec && !options->arch ? read_preprocessing(root, &model->facts) : PARE_OK;
@@ -273,7 +274,7 @@ pare_status pare_model_create(const pare_model_options *options, pare_model **mo
     if (config && !options->arch)
         PARE_TRY_DONE(pare__json_parse(config, strlen(config), "config.json", &root));
     PARE_TRY_DONE(pare__calloc(1, sizeof *m, &m));
-    m->input = m->output = m->head = m->head_bias = m->embedding_first = -1;
+    m->input = m->output = m->head = m->head_bias = -1;
     m->facts.pad_id = m->facts.bos_id = -1;
     PARE_TRY_DONE(choose(options, root, m, &line));
     PARE_TRY_DONE(build(options, root, line, m));

@@ -13,16 +13,60 @@ typedef struct pare__role_rule {
     const char *reason; /* NULL: the pattern itself */
 } pare__role_rule;
 
+/* What of an architecture can be made smaller, and how its config says so (couple.h). */
+
+/* Units of the class that one of these nodes gives (LAYER: of the blocks whose names begin so) are
+ * of this kind. The first rule that matches decides; a class that none matches stays whole. */
+typedef struct pare__unit_rule {
+    const char *nodes; /* glob */
+    pare_unit_kind kind;
+    const char *locked; /* why they stay all the same, or NULL */
+} pare__unit_rule;
+
+typedef enum pare__size {
+    PARE__SIZE_CHANNELS, /* of the classes of CHANNEL, all alike */
+    PARE__SIZE_WIDTH,
+    PARE__SIZE_HEADS, /* of queries */
+    PARE__SIZE_KV_HEADS,
+    PARE__SIZE_HEAD_DIM,
+    PARE__SIZE_OUTPUT,       /* of a model that gives a VECTOR; nothing of others */
+    PARE__SIZE_RMS_EPS,      /* eps·D/D' */
+    PARE__SIZE_LAYERS,       /* how many */
+    PARE__SIZE_LAYERS_BELOW, /* how many of the first so many, if the key is there */
+    PARE__SIZE_LAYER_LIST,   /* a list with a word for each, if the key is there */
+    PARE__SIZE_WORDS,        /* --arch: numbers of the leading word, outputs of its products */
+    PARE__SIZE_WORDS_AFTER,  /* the same, the first number being the inputs */
+} pare__size;
+
+/* A key of config.json, or of --arch's text, that is written when units of one of these kinds (bits
+ * 1 << kind) go. */
+typedef struct pare__size_key {
+    const char *key;
+    pare__size size;
+    unsigned kinds;
+} pare__size_key;
+
+#define PARE__ON(kind) (1u << PARE_UNIT_##kind)
+
+typedef struct pare__shrink_rules {
+    const pare__unit_rule *units;   /* nodes NULL after the last */
+    const pare__size_key *sizes;    /* key NULL after the last */
+    const char *heads_divide_width; /* model_type whose own reader insists on that, or NULL */
+    const char *no_heads;           /* why no head goes by itself, or NULL */
+} pare__shrink_rules;
+
 typedef struct pare__arch {
     const char *family;            /* "llama" */
     const pare__role_rule *rules;  /* pattern NULL after the last */
     const char *const *ignored;    /* globs of tensors a checkpoint may have and the model does not
                                       use; NULL after the last */
     void (*build)(pare__build *b); /* b->config (model_type) or b->arch_name and b->arch say what */
+    const pare__shrink_rules *shrink; /* NULL: nothing of it can be made smaller */
 } pare__arch;
 
-extern const pare__arch pare__arch_llama, pare__arch_bert, pare__arch_gpt2, pare__arch_vit,
-    pare__arch_resnet, pare__arch_resnet_tiny, pare__arch_mlp, pare__arch_cnn, pare__arch_vit_plain;
+extern const pare__arch pare__arch_llama, pare__arch_bert, pare__arch_distilbert, pare__arch_gpt2,
+    pare__arch_vit, pare__arch_resnet, pare__arch_resnet_tiny, pare__arch_mlp, pare__arch_cnn,
+    pare__arch_vit_plain;
 
 /* Room that pare_model_config needs beside the text of --arch. */
 #define PARE__CONFIG_ROOM 512
@@ -87,6 +131,9 @@ typedef struct pare__picture {
     int64_t size, channels;
 } pare__picture;
 pare__picture pare__spec_picture(pare__build *b, int64_t size, int64_t channels);
+
+/* Rows of a weight in the checkpoint, where some may have been pruned; else as usual. */
+int64_t pare__stored_width(pare__build *b, const char *weight, int64_t usual);
 
 /* classes=, unless the caller asked for another number. */
 int64_t pare__spec_classes(pare__build *b, int64_t otherwise);

@@ -108,7 +108,6 @@ static int embeddings(pare__build *b, const encoder *e)
     x = pare__position(b, x, positions, offset, false, "embeddings.position_embeddings.weight");
     x = pare__layer_norm(b, x, e->eps, true, "embeddings.LayerNorm");
     x = pare__dropout(b, x, e->dropout);
-    b->model->embedding_first = x;
     return x;
 }
 
@@ -219,5 +218,39 @@ static void build(pare__build *b)
     pare__output(b, x, PARE_OUTPUT_VECTOR, e.width);
 }
 
+/* The width is that of all heads together, so that both go together and no head by itself; what
+ * stands between the encoder and the classifier is as wide. */
+static const char no_heads[] =
+    "its config has no size of a head, which is the width divided by their "
+    "number; the pattern width takes heads along";
+
+static const pare__unit_rule units[] = {{"*.attention", PARE_UNIT_WIDTH, NULL},
+                                        {"*intermediate.dense", PARE_UNIT_CHANNEL, NULL},
+                                        {"*ffn.lin1", PARE_UNIT_CHANNEL, NULL},
+                                        {"*word_embeddings.weight", PARE_UNIT_WIDTH, NULL},
+                                        {"*pooler.dense", PARE_UNIT_WIDTH, NULL},
+                                        {"classifier.dense", PARE_UNIT_WIDTH, NULL},
+                                        {"pre_classifier", PARE_UNIT_WIDTH, NULL},
+                                        {"*layer.", PARE_UNIT_LAYER, NULL},
+                                        {NULL, PARE_UNIT_CHANNEL, NULL}};
+
+static const pare__size_key sizes[] = {
+    {"intermediate_size", PARE__SIZE_CHANNELS, PARE__ON(CHANNEL) | PARE__ON(WIDTH)},
+    {"hidden_size", PARE__SIZE_WIDTH, PARE__ON(WIDTH)},
+    {"num_attention_heads", PARE__SIZE_HEADS, PARE__ON(WIDTH)},
+    {"num_hidden_layers", PARE__SIZE_LAYERS, PARE__ON(LAYER)},
+    {NULL, PARE__SIZE_CHANNELS, 0}};
+static const pare__size_key distil_sizes[] = {
+    {"hidden_dim", PARE__SIZE_CHANNELS, PARE__ON(CHANNEL) | PARE__ON(WIDTH)},
+    {"dim", PARE__SIZE_WIDTH, PARE__ON(WIDTH)},
+    {"n_heads", PARE__SIZE_HEADS, PARE__ON(WIDTH)},
+    {"n_layers", PARE__SIZE_LAYERS, PARE__ON(LAYER)},
+    {NULL, PARE__SIZE_CHANNELS, 0}};
+
+static const pare__shrink_rules shrink = {units, sizes, NULL, no_heads};
+static const pare__shrink_rules distil_shrink = {units, distil_sizes, NULL, no_heads};
+
 const pare__arch pare__arch_bert = {
-    .family = "bert", .rules = rules, .ignored = ignored, .build = build};
+    .family = "bert", .rules = rules, .ignored = ignored, .build = build, .shrink = &shrink};
+const pare__arch pare__arch_distilbert = {
+    .family = "bert", .rules = rules, .ignored = ignored, .build = build, .shrink = &distil_shrink};

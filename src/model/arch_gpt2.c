@@ -95,7 +95,6 @@ static void build(pare__build *b)
     x = pare__embedding(b, x, vocabulary, d.width, "wte.weight");
     x = pare__position(b, x, positions, 0, false, "wpe.weight");
     x = pare__dropout(b, x, pare__config_dropout(b, "embd_pdrop", 0.1));
-    b->model->embedding_first = x;
     for (int i = 0; i < d.layers && b->status == PARE_OK; i++)
         x = block(b, &d, x, i);
     x = pare__layer_norm(b, x, d.eps, true, "ln_f");
@@ -106,5 +105,25 @@ static void build(pare__build *b)
     pare__output(b, x, PARE_OUTPUT_TOKENS, vocabulary);
 }
 
+/* The width is that of all heads together: both go together, and no head by itself. */
+static const char no_heads[] =
+    "its config has no size of a head, which is the width divided by their "
+    "number; the pattern width takes heads along";
+
+static const pare__unit_rule units[] = {{"*.attn", PARE_UNIT_WIDTH, NULL},
+                                        {"*.mlp.c_fc", PARE_UNIT_CHANNEL, NULL},
+                                        {"*wte.weight", PARE_UNIT_WIDTH, NULL},
+                                        {"*h.", PARE_UNIT_LAYER, NULL},
+                                        {NULL, PARE_UNIT_CHANNEL, NULL}};
+
+static const pare__size_key sizes[] = {
+    {"n_inner", PARE__SIZE_CHANNELS, PARE__ON(CHANNEL) | PARE__ON(WIDTH)},
+    {"n_embd", PARE__SIZE_WIDTH, PARE__ON(WIDTH)},
+    {"n_head", PARE__SIZE_HEADS, PARE__ON(WIDTH)},
+    {"n_layer", PARE__SIZE_LAYERS, PARE__ON(LAYER)},
+    {NULL, PARE__SIZE_CHANNELS, 0}};
+
+static const pare__shrink_rules shrink = {units, sizes, NULL, no_heads};
+
 const pare__arch pare__arch_gpt2 = {
-    .family = "gpt2", .rules = rules, .ignored = ignored, .build = build};
+    .family = "gpt2", .rules = rules, .ignored = ignored, .build = build, .shrink = &shrink};

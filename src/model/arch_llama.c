@@ -172,5 +172,25 @@ static void build(pare__build *b)
     pare__output(b, x, PARE_OUTPUT_TOKENS, vocabulary);
 }
 
+static const pare__unit_rule units[] = {{"*.self_attn", PARE_UNIT_HEAD, NULL},
+                                        {"*.mlp.up_proj", PARE_UNIT_CHANNEL, NULL},
+                                        {"*embed_tokens.weight", PARE_UNIT_WIDTH, NULL},
+                                        {"*layers.", PARE_UNIT_LAYER, NULL},
+                                        {NULL, PARE_UNIT_CHANNEL, NULL}};
+
+static const pare__size_key sizes[] = {
+    {"intermediate_size", PARE__SIZE_CHANNELS, PARE__ON(CHANNEL)},
+    {"num_attention_heads", PARE__SIZE_HEADS, PARE__ON(HEAD)},
+    {"num_key_value_heads", PARE__SIZE_KV_HEADS, PARE__ON(HEAD)},
+    {"head_dim", PARE__SIZE_HEAD_DIM, PARE__ON(HEAD) | PARE__ON(WIDTH)},
+    {"hidden_size", PARE__SIZE_WIDTH, PARE__ON(WIDTH)},
+    {"rms_norm_eps", PARE__SIZE_RMS_EPS, PARE__ON(WIDTH)},
+    {"num_hidden_layers", PARE__SIZE_LAYERS, PARE__ON(LAYER)},
+    {"max_window_layers", PARE__SIZE_LAYERS_BELOW, PARE__ON(LAYER)},
+    {"layer_types", PARE__SIZE_LAYER_LIST, PARE__ON(LAYER)},
+    {NULL, PARE__SIZE_CHANNELS, 0}};
+
+static const pare__shrink_rules shrink = {units, sizes, "llama", NULL};
+
 const pare__arch pare__arch_llama = {
-    .family = "llama", .rules = rules, .ignored = ignored, .build = build};
+    .family = "llama", .rules = rules, .ignored = ignored, .build = build, .shrink = &shrink};

@@ -202,5 +202,13 @@ static void build(pare__build *b)
     pare__output(b, x, PARE_OUTPUT_CLASSES, p.width[p.layers]);
 }
 
+static const pare__unit_rule units[] = {{"*", PARE_UNIT_CHANNEL, NULL},
+                                        {NULL, PARE_UNIT_CHANNEL, NULL}};
+
+static const pare__size_key sizes[] = {{"", PARE__SIZE_WORDS_AFTER, PARE__ON(CHANNEL)},
+                                       {NULL, PARE__SIZE_CHANNELS, 0}};
+
+static const pare__shrink_rules shrink = {units, sizes, NULL, NULL};
+
 const pare__arch pare__arch_mlp = {
-    .family = "mlp", .rules = rules, .ignored = ignored, .build = build};
+    .family = "mlp", .rules = rules, .ignored = ignored, .build = build, .shrink = &shrink};

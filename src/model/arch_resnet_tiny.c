@@ -36,7 +36,9 @@ static pare_window same(int64_t n, int kernel, int stride)
 static int conv(pare__build *b, int x, int64_t out, int64_t n, int kernel, int stride, int number)
 {
     pare_window window = same(n, kernel, stride);
-    return pare__conv(b, x, out, &window, 1, true, numbered(b, "conv2d", number));
+    const char *name = numbered(b, "conv2d", number);
+    out = pare__stored_width(b, pare__name(b, "%s.weight", name), out);
+    return pare__conv(b, x, out, &window, 1, true, name);
 }
 
 static int norm(pare__build *b, int x, int z, int number)
@@ -69,5 +71,11 @@ static void build(pare__build *b)
     pare__output(b, x, PARE_OUTPUT_CLASSES, classes);
 }
 
+/* Widths are read from the checkpoint. */
+static const pare__unit_rule units[] = {{"*", PARE_UNIT_CHANNEL, NULL},
+                                        {NULL, PARE_UNIT_CHANNEL, NULL}};
+
+static const pare__shrink_rules shrink = {units, NULL, NULL, NULL};
+
 const pare__arch pare__arch_resnet_tiny = {
-    .family = "resnet", .rules = rules, .ignored = ignored, .build = build};
+    .family = "resnet", .rules = rules, .ignored = ignored, .build = build, .shrink = &shrink};

@@ -109,6 +109,16 @@ pare__picture pare__spec_picture(pare__build *b, int64_t size, int64_t channels)
                            pare__spec_int(b, "in", channels, 1, 4)};
 }
 
+int64_t pare__stored_width(pare__build *b, const char *weight, int64_t usual)
+{
+    int64_t width = pare__axis(b, weight, 0, usual);
+    if (b->status == PARE_OK && (width < 1 || width > PARE__MOST_WIDTH)) {
+        pare__build_fail(b, PARE_ERR_DAMAGED, "%s has %lld rows", weight, (long long)width);
+        return usual;
+    }
+    return width;
+}
+
 int64_t pare__spec_classes(pare__build *b, int64_t otherwise)
 {
     int64_t classes = pare__spec_int(b, "classes", otherwise, 1, PARE__MOST_WIDTH);

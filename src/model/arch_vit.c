@@ -125,7 +125,6 @@ static int embeddings(pare__build *b, const encoder *e)
     pare__param_add(b, "embeddings.position_embeddings", PARE_ROLE_EMBEDDING, 3, table);
     x = pare__position(b, x, table[1], 0, false, "embeddings.position_embeddings");
     x = pare__dropout(b, x, e->dropout);
-    b->model->embedding_first = x;
     return x;
 }
 
@@ -191,5 +190,26 @@ static void build(pare__build *b)
     pare__output(b, x, PARE_OUTPUT_VECTOR, width);
 }
 
+/* The width is that of all heads together: both go together, and no head by itself. */
+static const char no_heads[] =
+    "its config has no size of a head, which is the width divided by their "
+    "number; the pattern width takes heads along";
+
+static const pare__unit_rule units[] = {{"*.attention", PARE_UNIT_WIDTH, NULL},
+                                        {"*intermediate.dense", PARE_UNIT_CHANNEL, NULL},
+                                        {"*patch_embeddings.projection", PARE_UNIT_WIDTH, NULL},
+                                        {"*layer.", PARE_UNIT_LAYER, NULL},
+                                        {NULL, PARE_UNIT_CHANNEL, NULL}};
+
+static const pare__size_key sizes[] = {
+    {"intermediate_size", PARE__SIZE_CHANNELS, PARE__ON(CHANNEL) | PARE__ON(WIDTH)},
+    {"hidden_size", PARE__SIZE_WIDTH, PARE__ON(WIDTH)},
+    {"num_attention_heads", PARE__SIZE_HEADS, PARE__ON(WIDTH)},
+    {"pooler_output_size", PARE__SIZE_OUTPUT, PARE__ON(WIDTH)},
+    {"num_hidden_layers", PARE__SIZE_LAYERS, PARE__ON(LAYER)},
+    {NULL, PARE__SIZE_CHANNELS, 0}};
+
+static const pare__shrink_rules shrink = {units, sizes, NULL, no_heads};
+
 const pare__arch pare__arch_vit = {
-    .family = "vit", .rules = rules, .ignored = ignored, .build = build};
+    .family = "vit", .rules = rules, .ignored = ignored, .build = build, .shrink = &shrink};

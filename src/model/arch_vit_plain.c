@@ -2,9 +2,9 @@
  * token, learned positions, norms after attention and MLP (ReLU), a norm and a linear layer on the
  * class token. Tensors are named as nn.TransformerEncoderLayer does: in_proj_weight is q, k and v.
  *
- * Keys: patch= dim= depth= heads= mlp= (defaults 4, 128, 6, 8, 2·dim), in= size= classes= (3, 32,
- * 10), dropout= (0.1, as the layer's own default; it acts in training only). Pixels: /255,
- * CIFAR-10's mean and deviation.
+ * Keys: patch= dim= depth= heads= mlp= (defaults 4, 128, 6, 8, 2·dim), head_dim= (dim/heads; other
+ * where heads were pruned), in= size= classes= (3, 32, 10), dropout= (0.1, as the layer's own
+ * default; it acts in training only). Pixels: /255, CIFAR-10's mean and deviation.
  */
 #include "arch.h"
 
@@ -23,7 +23,7 @@ static const char *const ignored[] = {NULL};
 #define EPS 1e-5f
 
 typedef struct encoder {
-    int64_t width, inner, patch;
+    int64_t width, head_dim, inner, patch;
     int heads, layers;
     float dropout;
     pare__picture picture;
@@ -31,7 +31,7 @@ typedef struct encoder {
 
 static encoder read_spec(pare__build *b)
 {
-    static const char *const keys[] = {"patch", "dim",  "depth",   "heads",   "mlp",
+    static const char *const keys[] = {"patch", "dim",  "depth",   "heads",   "mlp", "head_dim",
                                        "in",    "size", "classes", "dropout", NULL};
     encoder e;
     pare__spec_keys(b, keys, 0);
@@ -42,9 +42,12 @@ static encoder read_spec(pare__build *b)
     e.patch = pare__spec_int(b, "patch", 4, 1, 1 << 10);
     e.dropout = (float)pare__spec_real(b, "dropout", 0.1, 0, 0.99);
     e.picture = pare__spec_picture(b, 32, pare__axis(b, "patch_embed.proj.weight", 1, 3));
-    if (b->status == PARE_OK && e.width % e.heads != 0)
+    e.head_dim = pare__spec_int(b, "head_dim", 0, 1, 1 << 16);
+    if (b->status == PARE_OK && e.head_dim == 0 && e.width % e.heads != 0)
         pare__build_fail(b, PARE_ERR_ARGUMENT, "--arch vit: dim=%lld does not divide by heads=%d",
                          (long long)e.width, e.heads);
+    if (e.head_dim == 0)
+        e.head_dim = e.width / e.heads;
     if (b->status == PARE_OK && e.patch > e.picture.size)
         pare__build_fail(b, PARE_ERR_ARGUMENT, "--arch vit: patch=%lld is larger than size=%lld",
                          (long long)e.patch, (long long)e.picture.size);
@@ -63,7 +66,6 @@ static int embeddings(pare__build *b, const encoder *e)
     x = pare__prefix_row(b, x, "cls_token");
     pare__param_add(b, "pos_embed", PARE_ROLE_EMBEDDING, 3, table);
     x = pare__position(b, x, table[1], 0, false, "pos_embed");
-    b->model->embedding_first = x;
     return x;
 }
 
@@ -78,14 +80,13 @@ static int block(pare__build *b, const encoder *e, int x, int layer)
     const pare__linear_options fused = {.bias = true,
                                         .weight = in_layer(b, layer, "self_attn.in_proj_weight"),
                                         .bias_name = in_layer(b, layer, "self_attn.in_proj_bias")};
-    int qkv = pare__linear(b, x, 3 * e->width, &fused, in_layer(b, layer, "self_attn.in_proj"));
-    int q = pare__slice(b, qkv, 0, e->width);
-    int k = pare__slice(b, qkv, e->width, e->width);
-    int v = pare__slice(b, qkv, 2 * e->width, e->width);
-    pare__attention_options attention = {.heads = e->heads,
-                                         .kv_heads = e->heads,
-                                         .head_dim = e->width / e->heads,
-                                         .dropout = e->dropout};
+    int64_t inner = e->heads * e->head_dim;
+    int qkv = pare__linear(b, x, 3 * inner, &fused, in_layer(b, layer, "self_attn.in_proj"));
+    int q = pare__slice(b, qkv, 0, inner);
+    int k = pare__slice(b, qkv, inner, inner);
+    int v = pare__slice(b, qkv, 2 * inner, inner);
+    pare__attention_options attention = {
+        .heads = e->heads, .kv_heads = e->heads, .head_dim = e->head_dim, .dropout = e->dropout};
     int a = pare__attention(b, q, k, v, &attention, in_layer(b, layer, "self_attn"));
     a = pare__linear(b, a, e->width, &plain, in_layer(b, layer, "self_attn.out_proj"));
     a = pare__residual(b, x, pare__dropout(b, a, e->dropout), false);
@@ -112,5 +113,21 @@ static void build(pare__build *b)
     pare__output(b, x, PARE_OUTPUT_CLASSES, classes);
 }
 
+static const pare__unit_rule units[] = {{"*.self_attn", PARE_UNIT_HEAD, NULL},
+                                        {"*.linear1", PARE_UNIT_CHANNEL, NULL},
+                                        {"*patch_embed.proj", PARE_UNIT_WIDTH, NULL},
+                                        {"*layers.", PARE_UNIT_LAYER, NULL},
+                                        {NULL, PARE_UNIT_CHANNEL, NULL}};
+
+static const pare__size_key sizes[] = {
+    {"mlp", PARE__SIZE_CHANNELS, PARE__ON(CHANNEL) | PARE__ON(WIDTH)},
+    {"heads", PARE__SIZE_HEADS, PARE__ON(HEAD)},
+    {"head_dim", PARE__SIZE_HEAD_DIM, PARE__ON(HEAD) | PARE__ON(WIDTH)},
+    {"dim", PARE__SIZE_WIDTH, PARE__ON(WIDTH)},
+    {"depth", PARE__SIZE_LAYERS, PARE__ON(LAYER)},
+    {NULL, PARE__SIZE_CHANNELS, 0}};
+
+static const pare__shrink_rules shrink = {units, sizes, NULL, NULL};
+
 const pare__arch pare__arch_vit_plain = {
-    .family = "vit", .rules = rules, .ignored = ignored, .build = build};
+    .family = "vit", .rules = rules, .ignored = ignored, .build = build, .shrink = &shrink};

@@ -79,9 +79,9 @@ static pare_status place_output(pare_model *m, int index)
 static pare_status place_values(pare_model *m)
 {
     pare__value *input = &m->values[m->input];
-    /* Ids, and images of the dtype that they come in, are the batch's own memory. */
+    /* Ids, hidden states and images of the dtype that they come in are the caller's memory. */
     input->buffer = -1;
-    if (!m->facts.tokens && input->tensor.dtype != PARE_F32)
+    if (!m->facts.tokens && m->hidden.rank == 0 && input->tensor.dtype != PARE_F32)
         PARE_TRY(new_buffer(m, bytes_of(&input->tensor), 0, input->death, &input->buffer));
     for (int i = 0; i < (int)m->node_count; i++)
         PARE_TRY(place_output(m, i));
@@ -100,8 +100,10 @@ static pare_status place_kept(pare_model *m)
                                     &n->saved_buffer[k]));
         }
         n->temp_buffer[0] = n->temp_buffer[1] = -1;
+        /* a fused convolution's inputs are rounded when the batch norm runs */
+        int run = n->skip ? pare__time_forward(m->values[n->output].last) : forward;
         if (n->temp_bytes[0] > 0)
-            PARE_TRY(new_buffer(m, n->temp_bytes[0], forward, forward, &n->temp_buffer[0]));
+            PARE_TRY(new_buffer(m, n->temp_bytes[0], forward, run, &n->temp_buffer[0]));
         if (n->temp_bytes[1] > 0 && n->active)
             PARE_TRY(new_buffer(m, n->temp_bytes[1], backward, backward, &n->temp_buffer[1]));
     }
@@ -213,7 +215,7 @@ static pare_status place_twins(pare_model *m)
     int64_t bytes = pare_tensor_count(&output->tensor) * (int64_t)sizeof(float);
     int loss = pare__time_loss(m);
     m->output_buffer = m->output_grad_buffer = -1;
-    if (output->tensor.dtype == PARE_F32 || m->facts.output == PARE_OUTPUT_TOKENS)
+    if (output->tensor.dtype == PARE_F32 || pare__gives_act(m))
         return PARE_OK;
     PARE_TRY(new_buffer(m, bytes, loss - 1, pare__time_end(m), &m->output_buffer));
     if (m->shape.training)

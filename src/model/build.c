@@ -212,8 +212,10 @@ int pare__param_make(pare__build *b, const char *name, const pare__param_options
     if (index >= 0)
         return tie(b, index, &want);
     const pare_entry *entry = stored(b, name);
-    if (entry && entry->form == PARE_FORM_QUANT)
+    if (entry && entry->form == PARE_FORM_QUANT) {
         want.act = entry->scheme.activation;
+        want.act_scale = entry->act_scale;
+    }
     b->status = add(b, text, &want);
     return b->status == PARE_OK ? (int)b->model->param_count - 1 : -1;
 }

@@ -103,7 +103,7 @@ static int start(pare__build *b, pare_tensor input)
     pare_model *m = b->model;
     if (b->status != PARE_OK)
         return -1;
-    m->head = m->head_bias = m->output = m->embedding_first = -1;
+    m->head = m->head_bias = m->output = -1;
     m->output_buffer = m->output_grad_buffer = -1;
     m->shape = (pare_model_shape){.batch = 1, .length = m->facts.tokens, .compute = PARE_F32};
     b->status = add_value(m, -1, &m->input);
@@ -263,16 +263,13 @@ int pare__embedding(pare__build *b, int ids, int64_t rows, int64_t width, const 
 {
     int64_t shape[2] = {rows, width};
     int w = pare__param_add(b, weight, PARE_ROLE_EMBEDDING, 2, shape);
-    int y = pare__node_make(b, &(pare__node_options){.kind = &pare__node_embedding,
-                                                     .input = {ids},
-                                                     .inputs = 1,
-                                                     .param = {w},
-                                                     .params = 1,
-                                                     .a.width = width,
-                                                     .name = weight});
-    if (y >= 0 && b->model->embedding_first < 0)
-        b->model->embedding_first = y;
-    return y;
+    return pare__node_make(b, &(pare__node_options){.kind = &pare__node_embedding,
+                                                    .input = {ids},
+                                                    .inputs = 1,
+                                                    .param = {w},
+                                                    .params = 1,
+                                                    .a.width = width,
+                                                    .name = weight});
 }
 
 int pare__position(pare__build *b, int x, int64_t rows, int64_t offset, bool one_row,

@@ -27,9 +27,11 @@ static int64_t pixels(const pare_model *m)
 int64_t pare__inputs_bytes(const pare_model *m, const pare_model_shape *shape)
 {
     int64_t B = shape->batch, T = shape->length;
-    int64_t samples = m->facts.tokens ? aligned(B * T * 4) + aligned(B * T)
-                                      : aligned(B * pixels(m) * (int64_t)sizeof(float));
-    return samples + aligned(label_rows(m, B, T) * 4) + 2 * aligned(B * 4);
+    int64_t keys = m->facts.tokens ? aligned(B * T) : 0;
+    int64_t samples = m->hidden.rank > 0 ? 0
+                      : m->facts.tokens  ? aligned(B * T * 4)
+                                         : aligned(B * pixels(m) * (int64_t)sizeof(float));
+    return samples + keys + aligned(label_rows(m, B, T) * 4) + 2 * aligned(B * 4);
 }
 
 pare_status pare__inputs_prepare(pare_model *m)
@@ -67,10 +69,11 @@ pare_status pare__inputs_take(pare_model *m, const pare_batch *batch)
     if (!m->inputs)
         return PARE_OK;
     int64_t used = 0, B = batch->size, T = m->facts.tokens ? batch->length : 0;
-    const void *ids = m->facts.tokens ? batch->ids : NULL;
-    const void *images = m->facts.tokens ? NULL : batch->images;
+    bool samples = m->hidden.rank == 0;
+    const void *ids = samples && m->facts.tokens ? batch->ids : NULL;
+    const void *images = samples && !m->facts.tokens ? batch->images : NULL;
     m->batch.ids = pack(m, &used, ids, B * T * 4);
-    m->batch.keys = pack(m, &used, ids ? batch->keys : NULL, B * T);
+    m->batch.keys = pack(m, &used, m->facts.tokens ? batch->keys : NULL, B * T);
     m->batch.images = pack(m, &used, images, B * pixels(m) * (int64_t)sizeof(float));
     m->batch.labels = pack(m, &used, batch->labels, label_rows(m, B, T) * 4);
     m->batch.labels2 = pack(m, &used, batch->labels2, B * 4);

@@ -80,15 +80,14 @@ static pare_status copy_of(const void *items, size_t count, size_t size, void *c
     return PARE_OK;
 }
 
-static void free_draft(pare_model *draft)
+void pare__draft_free(pare_model *draft)
 {
     free(draft->buffers);
     free(draft->values);
     free(draft->nodes);
 }
 
-/* A plan of m for a shape in arrays of its own, so that m stays as it is whatever happens. */
-static pare_status make_draft(const pare_model *m, const pare_model_shape *shape, pare_model *draft)
+pare_status pare__draft(const pare_model *m, const pare_model_shape *shape, pare_model *draft)
 {
     pare_status status = PARE_OK;
     *draft = *m;
@@ -104,7 +103,7 @@ static pare_status make_draft(const pare_model *m, const pare_model_shape *shape
     PARE_TRY_DONE(pare__plan(draft));
 done:
     if (status != PARE_OK)
-        free_draft(draft);
+        pare__draft_free(draft);
     return status;
 }
 
@@ -164,7 +163,7 @@ pare_status pare_model_predict(pare_model *model, const pare_model_shape *shape,
     pare_model draft;
     PARE_REQUIRE(memory, PARE_ERR_ARGUMENT, "predict needs a place for its result");
     PARE_TRY(check_shape(model, shape));
-    PARE_TRY(make_draft(model, shape, &draft));
+    PARE_TRY(pare__draft(model, shape, &draft));
     *memory = (pare_model_memory){.activations = draft.activation_bytes +
                                                  pare__rotary_bytes(model, shape->length),
                                   .scratch = largest_scratch(&draft, scratch_of),
@@ -173,7 +172,7 @@ pare_status pare_model_predict(pare_model *model, const pare_model_shape *shape,
                                   .flops = flops_of(&draft)};
     pare_status status = pare__params_plan(&draft, shape->training, NULL, &memory->params,
                                            &memory->grads, &memory->masks);
-    free_draft(&draft);
+    pare__draft_free(&draft);
     PARE_TRY(status);
     return PARE_OK;
 }
@@ -193,7 +192,7 @@ static pare_status check_backend(const pare_model *m, pare_backend *be)
 static void adopt(pare_model *m, const pare_model *draft)
 {
     free_activations(m);
-    free_draft(m);
+    pare__draft_free(m);
     m->nodes = draft->nodes;
     m->node_capacity = draft->node_capacity;
     m->values = draft->values;
@@ -218,7 +217,7 @@ pare_status pare_model_prepare(pare_model *model, pare_backend *be, const pare_m
     PARE_REQUIRE(be, PARE_ERR_ARGUMENT, "prepare needs a backend");
     PARE_TRY(check_shape(model, shape));
     PARE_TRY(check_backend(model, be));
-    PARE_TRY(make_draft(model, shape, &draft));
+    PARE_TRY(pare__draft(model, shape, &draft));
     adopt(model, &draft);
     model->be = be;
     PARE_TRY(pare__params_prepare(model, shape->training));

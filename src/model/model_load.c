@@ -68,6 +68,7 @@ static void compare(const pare_model *model, int64_t index, const pare_entry *en
     }
 }
 
+/* used: which entries a parameter has; NULL: others are passed over. */
 static pare_status check(const pare_model *model, const pare_store *store, const int64_t *entry_of,
                          const bool *used)
 {
@@ -80,7 +81,7 @@ static pare_status check(const pare_model *model, const pare_store *store, const
         else
             compare(model, (int64_t)i, pare_store_entry(store, entry_of[i]), &other);
     }
-    for (int64_t e = 0; e < pare_store_count(store); e++) {
+    for (int64_t e = 0; used && e < pare_store_count(store); e++) {
         const char *name = pare_store_entry(store, e)->name;
         if (!used[e] && !is_ignored(model, name))
             note(&extra, name, "");
@@ -197,22 +198,21 @@ static pare_status read_values(pare_model *model, pare_param *param, pare_store 
     return PARE_OK;
 }
 
-/* Activations that the checkpoint's scheme rounds: int8 by token is what products here can do. */
+/* Activations that the checkpoint's scheme rounds: int8 by token or with one scale is what products
+ * here can do. */
 static pare_status read_activation(pare_param *param, const pare_entry *entry,
                                    const pare_store *store)
 {
     param->act = PARE_ACT_NONE;
+    param->act_scale = 0;
     if (entry->form != PARE_FORM_QUANT || entry->scheme.activation == PARE_ACT_NONE)
         return PARE_OK;
-    PARE_REQUIRE(entry->scheme.activation == PARE_ACT_DYNAMIC, PARE_ERR_UNSUPPORTED,
-                 "%s: %s has static scales for its inputs, which this version does not run; "
-                 "quantize it with dynamic ones (a8d)",
-                 pare_store_path(store), entry->name);
     PARE_REQUIRE(entry->scheme.type == PARE_QUANT_INT, PARE_ERR_UNSUPPORTED,
                  "%s: %s has fp8 inputs, which this version does not run; take fp8 weights alone "
                  "(fp8) or int8 (w8a8)",
                  pare_store_path(store), entry->name);
-    param->act = PARE_ACT_DYNAMIC;
+    param->act = entry->scheme.activation;
+    param->act_scale = entry->act_scale;
     return PARE_OK;
 }
 
@@ -265,7 +265,8 @@ static pare_status read_param(pare_model *model, int64_t i, pare_store *store, i
     return PARE_OK;
 }
 
-pare_status pare_model_load(pare_model *model, pare_store *store, bool masks)
+/* part: the checkpoint may hold more. */
+static pare_status load(pare_model *model, pare_store *store, bool masks, bool part)
 {
     pare_status status = PARE_OK;
     int64_t *entry_of = NULL;
@@ -280,7 +281,7 @@ pare_status pare_model_load(pare_model *model, pare_store *store, bool masks)
         if (entry_of[i] >= 0)
             used[entry_of[i]] = true;
     }
-    PARE_TRY_DONE(check(model, store, entry_of, used));
+    PARE_TRY_DONE(check(model, store, entry_of, part ? NULL : used));
     for (size_t i = 0; i < model->param_count; i++) {
         const pare_entry *entry = pare_store_entry(store, entry_of[i]);
         pare_store_prefetch(store, entry_of[i], 0, entry->rows);
@@ -294,4 +295,31 @@ done:
     free(used);
     free(entry_of);
     return status;
+}
+
+pare_status pare_model_load(pare_model *model, pare_store *store, bool masks)
+{
+    return load(model, store, masks, false);
+}
+
+pare_status pare_model_load_block(pare_model *block, pare_store *store, bool masks)
+{
+    return load(block, store, masks, true);
+}
+
+pare_status pare_model_set_value(pare_model *model, int64_t param, pare_tensor values)
+{
+    PARE_REQUIRE(model && param >= 0 && (size_t)param < model->param_count && model->values_arena,
+                 PARE_ERR_ARGUMENT, "a value needs a parameter of a model that was prepared");
+    pare_param *p = &model->params[param];
+    int64_t rows, cols;
+    pare_shape_matrix(p->value.rank, p->value.shape, &rows, &cols);
+    PARE_REQUIRE(values.dtype == PARE_F32 && values.rank == 2 && values.shape[0] == rows &&
+                     values.shape[1] == cols,
+                 PARE_ERR_ARGUMENT, "%s takes F32 values of [%lld, %lld]", p->name, (long long)rows,
+                 (long long)cols);
+    PARE_TRY(pare__copy(model, values, p->value, false));
+    if (p->mask)
+        PARE_TRY(mask_zeros(model, param));
+    return PARE_OK;
 }

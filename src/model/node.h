@@ -131,8 +131,10 @@ struct pare_model {
     size_t value_count, value_capacity;
     int input; /* value: ids [B, T] I32 or images [B, H, W, C] F32 */
     int output;
-    int head, head_bias;    /* params of TOKENS, −1 */
-    int embedding_first;    /* …the value after embedding, for calibration's first block */
+    int head, head_bias; /* params of TOKENS, −1 */
+    /* Of a block that takes a hidden state: its shape for one row of one token. Rank 0: the model
+     * takes batches. */
+    pare_tensor hidden;
     pare_model_shape shape; /* prepared */
     bool prepared;
     int64_t batch_size, batch_length; /* that values' shapes are of now */
@@ -154,8 +156,9 @@ struct pare_model {
     bool poison; /* a test: what is dead becomes NaN */
     pare_model_hook hook;
     void *hook_user;
-    const char *const *ignored;  /* globs of tensors the architecture does not use */
-    struct pare__rotary *rotary; /* rotary.h; NULL: none */
+    const char *const *ignored;              /* globs of tensors the architecture does not use */
+    const struct pare__shrink_rules *shrink; /* arch.h; NULL: nothing can be made smaller */
+    struct pare__rotary *rotary;             /* rotary.h; NULL: none */
 };
 
 /* The value behind input i of a node, its tensor, and the output's. */
@@ -170,6 +173,11 @@ static inline pare_tensor pare__out(const pare_model *m, const pare__node *n)
 static inline pare_tensor pare__dy(const pare_model *m, const pare__node *n)
 {
     return m->values[n->output].grad;
+}
+/* Whether the output is act (of a logits head, of a next block), else F32. */
+static inline bool pare__gives_act(const pare_model *m)
+{
+    return m->facts.output == PARE_OUTPUT_TOKENS || m->facts.output == PARE_OUTPUT_HIDDEN;
 }
 /* Parameter i of a node, or NULL. */
 static inline pare_param *pare__param(const pare_model *m, const pare__node *n, int i)
@@ -192,6 +200,14 @@ pare_tensor pare__flat(pare_tensor t);
 
 /* A stream of random numbers of its own for every node and step. */
 uint64_t pare__node_stream(const pare_model *m, const pare__node *n);
+
+/* How the inputs of a product are rounded: those of a convolution with one scale for all only.
+ * Then what it takes: its input, or that rounded into temp. */
+pare_activation pare__rounding(const pare_model *m, const pare__node *n);
+pare_status pare__product_input(const pare_model *m, const pare__node *n, void *temp,
+                                pare_tensor *x);
+/* Bytes of such a temp, 0 if nothing is rounded. */
+pare_status pare__rounded_bytes(const pare_model *m, const pare__node *n, int64_t *bytes);
 
 /* y = x, or y += x: the same element count, each F32 or BF16. Nothing if they are the same memory
  * and it is not added. */
@@ -239,11 +255,20 @@ pare_status pare__param_mask(pare_model *m, int64_t index);
 /* Who wants a gradient, and what one node does for two. */
 void pare__mark(pare_model *m);
 
+/* The shape of the hidden state that a block takes with a batch. */
+pare_tensor pare__hidden(const pare_model *m, int64_t batch, int64_t length);
+
 /* Shapes of all values for a batch, after pare__mark; nothing is allocated. */
 pare_status pare__shapes(pare_model *m, int64_t batch, int64_t length);
 
 /* Marks, shapes, buffers and their offsets for m->shape; no memory of the arena, no pointers. */
 pare_status pare__plan(pare_model *m);
+/* A plan of m for a shape in arrays of its own, so that m stays as it is whatever happens: model.c
+ */
+pare_status pare__draft(const pare_model *m, const pare_model_shape *shape, pare_model *draft);
+void pare__draft_free(pare_model *draft);
+/* Whether a convolution and the batch norm behind it are one op in inference. */
+bool pare__fuses(const pare_model *m, int batch_norm);
 /* Offsets of buffers by their lives; *bytes of all. */
 pare_status pare__place(pare__buffer *buffers, size_t count, int64_t *bytes);
 /* Pointers of everything planned, once m->activations is there. */

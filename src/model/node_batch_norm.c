@@ -94,7 +94,8 @@ pare_status pare__conv_batch_norm(pare_model *m, pare__node *n)
     const pare__node *conv = &m->nodes[n->fused];
     int64_t C = conv->a.width;
     float *room = n->temp[0];
-    pare_tensor scale = channels(room, C), shift = channels(room + C, C);
+    pare_tensor scale = channels(room, C), shift = channels(room + C, C), x;
+    PARE_TRY(pare__product_input(m, conv, conv->temp[0], &x));
     PARE_TRY(pare_batch_norm_fold(
         m->be, &(pare_batch_norm_fold_args){.gamma = pare__param_vector(m, n, GAMMA),
                                             .beta = pare__param_vector(m, n, BETA),
@@ -104,7 +105,7 @@ pare_status pare__conv_batch_norm(pare_model *m, pare__node *n)
                                             .scale = scale,
                                             .shift = shift,
                                             .eps = n->a.eps}));
-    PARE_TRY(pare_conv(m->be, &(pare_conv_args){.x = pare__in(m, conv, 0),
+    PARE_TRY(pare_conv(m->be, &(pare_conv_args){.x = x,
                                                 .w = pare__param(m, conv, 0)->value,
                                                 .y = pare__out(m, n),
                                                 .scale = scale,

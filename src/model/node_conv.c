@@ -1,4 +1,5 @@
-/* node_conv.c - a convolution over images [B, H, W, C], with a bias or without.
+/* node_conv.c - a convolution over images [B, H, W, C], with a bias or without. Its inputs are
+ * rounded first where the checkpoint has a scale for them (a8s).
  *
  * 2·B·H'·W'·O·(I/groups)·kh·kw operations forward, twice that backward. */
 #include "node.h"
@@ -17,12 +18,18 @@ static pare_status shape(const pare_model *m, pare__node *n, pare_tensor *y)
     y->shape[2] = w;
     y->shape[3] = n->a.width;
     n->traits.needs_inputs = pare__learns(pare__param(m, n, 0));
+    int64_t bytes;
+    PARE_TRY(pare__rounded_bytes(m, n, &bytes));
+    n->temp_bytes[0] = bytes;
+    n->temp_bytes[1] = n->traits.needs_inputs ? bytes : 0;
     return PARE_OK;
 }
 
 static pare_status forward(pare_model *m, pare__node *n)
 {
-    PARE_TRY(pare_conv(m->be, &(pare_conv_args){.x = pare__in(m, n, 0),
+    pare_tensor x;
+    PARE_TRY(pare__product_input(m, n, n->temp[0], &x));
+    PARE_TRY(pare_conv(m->be, &(pare_conv_args){.x = x,
                                                 .w = pare__param(m, n, 0)->value,
                                                 .y = pare__out(m, n),
                                                 .shift = pare__param_vector(m, n, 1),
@@ -34,14 +41,16 @@ static pare_status forward(pare_model *m, pare__node *n)
 static pare_status backward(pare_model *m, pare__node *n)
 {
     const pare_param *w = pare__param(m, n, 0);
-    pare_tensor dy = pare__dy(m, n), dbias = pare__grad_vector(m, n, 1);
-    if (w->grad.data)
-        PARE_TRY(pare_conv_grad_w(m->be, &(pare_conv_grad_w_args){.x = pare__in(m, n, 0),
+    pare_tensor dy = pare__dy(m, n), dbias = pare__grad_vector(m, n, 1), x;
+    if (w->grad.data) {
+        PARE_TRY(pare__product_input(m, n, n->temp[1], &x));
+        PARE_TRY(pare_conv_grad_w(m->be, &(pare_conv_grad_w_args){.x = x,
                                                                   .dy = dy,
                                                                   .dw = w->grad,
                                                                   .window = n->a.window,
                                                                   .groups = n->a.groups,
                                                                   .accumulate = true}));
+    }
     if (dbias.data)
         PARE_TRY(pare_colsum(
             m->be, &(pare_colsum_args){.x = pare__rows(dy), .y = dbias, .accumulate = true}));

@@ -7,48 +7,26 @@
  * forward, twice that backward. */
 #include "node.h"
 
-static bool rounds(const pare_model *m, const pare__node *n)
-{
-    return pare__param(m, n, 0)->act == PARE_ACT_DYNAMIC;
-}
-
 static pare_status shape(const pare_model *m, pare__node *n, pare_tensor *y)
 {
     pare_tensor x = pare__in(m, n, 0);
     *y = x;
     y->shape[x.rank - 1] = n->a.width;
-    if (n->output == m->output && m->facts.output != PARE_OUTPUT_TOKENS)
+    if (n->output == m->output && !pare__gives_act(m))
         y->dtype = PARE_F32;
     n->traits.needs_inputs = pare__learns(pare__param(m, n, 0));
-    int64_t bytes = 0;
-    if (rounds(m, n))
-        PARE_TRY(pare_shape_size(x.dtype, x.rank, x.shape, NULL, &bytes));
+    int64_t bytes;
+    PARE_TRY(pare__rounded_bytes(m, n, &bytes));
     n->temp_bytes[0] = bytes;
     n->temp_bytes[1] = n->traits.needs_inputs ? bytes : 0;
-    return PARE_OK;
-}
-
-/* What the product takes: x [rows, in], or x rounded. */
-static pare_status product_input(const pare_model *m, const pare__node *n, void *temp,
-                                 pare_tensor *x)
-{
-    *x = pare__rows(pare__in(m, n, 0));
-    if (!rounds(m, n))
-        return PARE_OK;
-    PARE_REQUIRE(temp, PARE_ERR_ARGUMENT,
-                 "%s rounds its inputs since a checkpoint was loaded: prepare the model again",
-                 n->name);
-    pare_tensor rounded = pare_matrix(temp, x->dtype, x->shape[0], x->shape[1]);
-    PARE_TRY(pare_quant_rows(m->be, &(pare_quant_rows_args){.x = *x, .y = rounded}));
-    *x = rounded;
     return PARE_OK;
 }
 
 static pare_status forward(pare_model *m, pare__node *n)
 {
     pare_tensor x;
-    PARE_TRY(product_input(m, n, n->temp[0], &x));
-    PARE_TRY(pare_gemm(m->be, &(pare_gemm_args){.a = x,
+    PARE_TRY(pare__product_input(m, n, n->temp[0], &x));
+    PARE_TRY(pare_gemm(m->be, &(pare_gemm_args){.a = pare__rows(x),
                                                 .b = pare__param(m, n, 0)->value,
                                                 .c = pare__rows(pare__out(m, n)),
                                                 .bias = pare__param_vector(m, n, 1),
@@ -61,10 +39,11 @@ static pare_status backward(pare_model *m, pare__node *n)
     const pare_param *w = pare__param(m, n, 0);
     pare_tensor dy = pare__rows(pare__dy(m, n)), dbias = pare__grad_vector(m, n, 1), x;
     if (w->grad.data) {
-        PARE_TRY(product_input(m, n, n->temp[1], &x));
+        PARE_TRY(pare__product_input(m, n, n->temp[1], &x));
         PARE_TRY(pare_gemm(
             m->be,
-            &(pare_gemm_args){.a = dy, .b = x, .c = w->grad, .trans_a = true, .accumulate = true}));
+            &(pare_gemm_args){
+                .a = dy, .b = pare__rows(x), .c = w->grad, .trans_a = true, .accumulate = true}));
     }
     if (dbias.data)
         PARE_TRY(pare_colsum(m->be, &(pare_colsum_args){.x = dy, .y = dbias, .accumulate = true}));

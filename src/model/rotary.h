@@ -20,6 +20,9 @@ pare_status pare__rotary_tables(pare_model *model, int64_t T, pare_tensor *cosin
  * stretches them and config.json may not have counted that in. */
 int64_t pare__rotary_reach(const pare_model *model, int64_t longest);
 
+/* The same frequencies for another model; it prepares tables of its own. */
+pare_status pare__rotary_copy(const struct pare__rotary *rotary, struct pare__rotary **copy);
+
 /* be: the backend that tables were prepared with. */
 void pare__rotary_free(struct pare__rotary **rotary, pare_backend *be);
 

@@ -374,6 +374,28 @@ int64_t pare__rotary_reach(const pare_model *model, int64_t longest)
     return reach > (double)longest && reach < 1e15 ? (int64_t)reach : longest;
 }
 
+pare_status pare__rotary_copy(const struct pare__rotary *rotary, struct pare__rotary **copy)
+{
+    double *numbers;
+    struct pare__rotary *r;
+    PARE_TRY(pare__calloc((size_t)rotary->half, 3 * sizeof *numbers, &numbers));
+    pare_status status = pare__calloc(1, sizeof *r, &r);
+    if (status != PARE_OK) {
+        free(numbers);
+        return status;
+    }
+    memcpy(numbers, rotary->frequency, (size_t)rotary->half * 3 * sizeof *numbers);
+    *r = *rotary;
+    r->frequency = numbers;
+    r->short_factor = numbers + r->half;
+    r->long_factor = numbers + 2 * r->half;
+    r->tables = r->host = NULL;
+    r->rows = 0;
+    r->filled = -1;
+    *copy = r;
+    return PARE_OK;
+}
+
 void pare__rotary_free(struct pare__rotary **rotary, pare_backend *be)
 {
     struct pare__rotary *r = *rotary;

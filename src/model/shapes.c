@@ -39,17 +39,22 @@ static void mark_gradients(pare_model *m)
 }
 
 /* A batch norm right behind a convolution does its work too. */
+bool pare__fuses(const pare_model *m, int batch_norm)
+{
+    const pare__node *n = &m->nodes[batch_norm];
+    const pare__value *x = &m->values[n->input[0]];
+    return n->kind == &pare__node_batch_norm && x->producer >= 0 && x->consumers == 1 &&
+           n->input[0] != m->output && m->nodes[x->producer].kind == &pare__node_conv;
+}
+
 static void mark_fused(pare_model *m)
 {
-    for (size_t i = 0; i < m->node_count; i++) {
-        pare__node *n = &m->nodes[i];
-        const pare__value *x = &m->values[n->input[0]];
-        if (n->kind != &pare__node_batch_norm || x->producer < 0 || x->consumers != 1 ||
-            n->input[0] == m->output || m->nodes[x->producer].kind != &pare__node_conv)
-            continue;
-        n->fused = x->producer;
-        m->nodes[x->producer].skip = true;
-    }
+    for (int i = 0; i < (int)m->node_count; i++)
+        if (pare__fuses(m, i)) {
+            int conv = m->values[m->nodes[i].input[0]].producer;
+            m->nodes[i].fused = conv;
+            m->nodes[conv].skip = true;
+        }
 }
 
 void pare__mark(pare_model *m)
@@ -99,9 +104,21 @@ static pare_status shape_node(pare_model *m, pare__node *n)
     return PARE_OK;
 }
 
+pare_tensor pare__hidden(const pare_model *m, int64_t batch, int64_t length)
+{
+    pare_tensor hidden = m->hidden;
+    hidden.dtype = m->shape.compute;
+    hidden.shape[0] = batch;
+    if (m->facts.tokens && hidden.rank == 3) /* [B, T and what was put before it, D] */
+        hidden.shape[1] += length - 1;
+    return hidden;
+}
+
 static pare_tensor input_shape(const pare_model *m, int64_t batch, int64_t length)
 {
     const pare_model_facts *f = &m->facts;
+    if (m->hidden.rank > 0)
+        return pare__hidden(m, batch, length);
     if (f->tokens)
         return pare_matrix(NULL, PARE_I32, batch, length);
     return (pare_tensor){

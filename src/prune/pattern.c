@@ -6,6 +6,13 @@
 
 #include <string.h>
 
+/* The patterns that are one word. */
+static const char *const names[] = {[PARE_PATTERN_UNSTRUCTURED] = "unstructured",
+                                    [PARE_PATTERN_CHANNEL] = "channel",
+                                    [PARE_PATTERN_HEAD] = "head",
+                                    [PARE_PATTERN_LAYER] = "layer",
+                                    [PARE_PATTERN_WIDTH] = "width"};
+
 /* "AxB" or "A:B": two whole numbers with sep between, each 1..limit. */
 static bool parse_pair(const char *text, char sep, int64_t limit, int64_t *a, int64_t *b)
 {
@@ -20,15 +27,23 @@ static bool parse_pair(const char *text, char sep, int64_t limit, int64_t *a, in
            *b >= 1 && *b <= limit;
 }
 
+bool pare_pattern_shrinks(const pare_pattern *pattern)
+{
+    return pattern->kind >= PARE_PATTERN_CHANNEL;
+}
+
 pare_status pare_pattern_parse(const char *text, pare_pattern *pattern)
 {
-    static const char *const words[] = {"unstructured", "2:4", "4:8", "block:16x16", NULL};
-    static const char *const later[] = {"channel", "head", "layer", "width", NULL};
+    static const char *const words[] = {"unstructured", "2:4",   "4:8",   "block:16x16", "channel",
+                                        "head",         "layer", "width", NULL};
     PARE_REQUIRE(text && pattern, PARE_ERR_ARGUMENT, "pattern: NULL argument");
     *pattern = (pare_pattern){.kind = PARE_PATTERN_UNSTRUCTURED};
     int64_t a, b;
-    if (strcmp(text, "unstructured") == 0)
-        return PARE_OK;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (names[i] && strcmp(text, names[i]) == 0) {
+            pattern->kind = (pare_pattern_kind)i;
+            return PARE_OK;
+        }
     if (strncmp(text, "block:", 6) == 0) {
         PARE_REQUIRE(parse_pair(text + 6, 'x', 4096, &a, &b), PARE_ERR_ARGUMENT,
                      "pattern \"%s\": a block is block:RxC with R and C from 1 to 4096", text);
@@ -41,12 +56,10 @@ pare_status pare_pattern_parse(const char *text, pare_pattern *pattern)
         *pattern = (pare_pattern){.kind = PARE_PATTERN_NM, .n = (int)a, .m = (int)b};
         return PARE_OK;
     }
-    for (size_t i = 0; later[i]; i++)
-        PARE_REQUIRE(strcmp(text, later[i]) != 0, PARE_ERR_ARGUMENT,
-                     "pattern \"%s\" is not in this version: use unstructured, N:M or block:RxC",
-                     text);
     const char *near = pare__nearest(text, words);
-    PARE_FAIL(PARE_ERR_ARGUMENT, "pattern \"%s\" is none of unstructured, N:M, block:RxC%s%s%s",
+    PARE_FAIL(PARE_ERR_ARGUMENT,
+              "pattern \"%s\" is none of unstructured, N:M, block:RxC, channel, head, layer, "
+              "width%s%s%s",
               text, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
 }
 
@@ -61,7 +74,7 @@ char *pare_pattern_text(const pare_pattern *pattern, char *text, size_t size)
                  (long long)pattern->block_cols);
         break;
     default:
-        snprintf(text, size, "unstructured");
+        snprintf(text, size, "%s", names[pattern->kind]);
     }
     return text;
 }

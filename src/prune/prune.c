@@ -6,6 +6,10 @@
 static const pare_prune_method *const methods[] = {
     &pare__prune_magnitude,
     &pare__prune_random,
+    &pare__prune_wanda,
+    &pare__prune_sparsegpt,
+    &pare__prune_taylor,
+    &pare__prune_fisher,
     NULL,
 };
 

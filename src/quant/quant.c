@@ -7,8 +7,8 @@
 #include <string.h>
 
 static const pare_quant_method *const methods[] = {
-    &pare__quant_rtn,
-    NULL,
+    &pare__quant_rtn, &pare__quant_imatrix,     &pare__quant_gptq,
+    &pare__quant_awq, &pare__quant_smoothquant, NULL,
 };
 
 const pare_quant_method *const *pare_quant_methods(void)

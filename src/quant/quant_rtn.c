@@ -13,7 +13,7 @@
 #include "base/check.h"
 
 /* The scale's own memory holds the upper ends until they are scales. */
-static pare_status find_scales(pare_backend *be, const pare_quant_args *args)
+pare_status pare__quant_find_scales(pare_backend *be, const pare_quant_args *args)
 {
     int64_t blocks = pare_tensor_count(&args->scale);
     pare_tensor lo = pare_vector(args->lo.data, PARE_F32, blocks);
@@ -74,7 +74,7 @@ static pare_status quantize(pare_backend *be, const pare_quant_args *args)
         return PARE_OK;
     }
     if (!args->scale_known)
-        PARE_TRY(find_scales(be, args));
+        PARE_TRY(pare__quant_find_scales(be, args));
     PARE_TRY(nest_scales(be, args));
     PARE_TRY(pare_quantize(be, &(pare_quantize_args){.scheme = args->scheme,
                                                      .w = args->w,
@@ -86,8 +86,69 @@ static pare_status quantize(pare_backend *be, const pare_quant_args *args)
     return PARE_OK;
 }
 
+/* ---- of a layer ------------------------------------------------------------------------------ */
+
+pare_quant_args pare__quant_args(const pare_layer *layer, pare_scale_search search)
+{
+    return (pare_quant_args){.scheme = layer->scheme,
+                             .search = search,
+                             .scale_dtype = layer->scale_dtype,
+                             .w = layer->w,
+                             .block_rows = layer->block_rows,
+                             .block_cols = layer->block_cols,
+                             .scale = layer->scale,
+                             .lo = layer->lo,
+                             .zero = layer->zero,
+                             .codes = layer->codes};
+}
+
+static pare_status decode(pare_backend *be, pare_layer *layer)
+{
+    return pare_dequantize(be, &(pare_dequantize_args){.scheme = layer->scheme,
+                                                       .codes = layer->codes,
+                                                       .block_rows = layer->block_rows,
+                                                       .block_cols = layer->block_cols,
+                                                       .scale = layer->scale,
+                                                       .zero = layer->zero,
+                                                       .w = layer->w});
+}
+
+pare_status pare__quant_apply(pare_backend *be, pare_layer *layer)
+{
+    pare_quant_args args = pare__quant_args(layer, PARE_SCALE_ABSMAX);
+    args.scale_known = true;
+    PARE_TRY(quantize(be, &args));
+    return decode(be, layer);
+}
+
+pare_status pare_quant_round(pare_backend *be, pare_layer *layer, pare_scale_search search)
+{
+    PARE_REQUIRE(!layer->scheme.double_quant, PARE_ERR_ARGUMENT,
+                 "%s: a layer's scales that are quantised too are known only when all are: use nf4",
+                 layer->name);
+    pare_quant_args args = pare__quant_args(layer, search);
+    PARE_TRY(quantize(be, &args));
+    return decode(be, layer);
+}
+
+static pare_status solve(pare_backend *be, pare_layer *layer, pare_scale_search search,
+                         const pare_quant_tuning *tuning, const pare_factor *factor,
+                         const pare_choose *choose, pare_layer_report *report)
+{
+    (void)tuning, (void)factor;
+    PARE_REQUIRE(!choose, PARE_ERR_ARGUMENT, "rtn: zeros are chosen before it rounds");
+    pare__trial trial;
+    pare_status status = pare__trial_begin(be, layer, search, true, report, &trial);
+    if (status == PARE_OK)
+        status = pare__trial_give_up(be, &trial, NULL);
+    pare__trial_free(be, &trial);
+    PARE_TRY(status);
+    return PARE_OK;
+}
+
 const pare_quant_method pare__quant_rtn = {
     .name = "rtn",
     .summary = "round to nearest",
     .quantize = quantize,
+    .solve = solve,
 };

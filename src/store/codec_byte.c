@@ -4,6 +4,7 @@
  *   <name>             I8 or F8_E4M3, the entry's shape
  *   <name>_scale       the entry's dtype, [blocks down, blocks across]; [1] per tensor
  *   <name>_zero_point  I8, the scale's shape; if asymmetric
+ *   <module>.input_scale  F32 [1]; of static activations
  */
 #include "store_impl.h"
 
@@ -34,6 +35,8 @@ static pare_status parts(const pare_entry *entry, bool h5, pare__part_spec spec[
         pare__scale_spec(entry, PARE_I8, &spec[PARE__PART_ZERO]);
         *count = 3;
     }
+    if (pare__input_part(entry) >= 0)
+        pare__input_spec(entry, &spec[(*count)++]);
     return PARE_OK;
 }
 
@@ -43,6 +46,8 @@ static void range(const pare_entry *entry, bool h5, int part, int64_t first, int
     (void)h5, (void)values_before, (void)values_end;
     if (part == PARE__PART_CODES)
         *out = (pare__range){first * entry->cols, count * entry->cols};
+    else if (part == pare__input_part(entry))
+        pare__input_range(entry, first, count, out);
     else
         pare__scale_range(entry, part == PARE__PART_SCALE ? pare_dtype_bits(entry->dtype) / 8 : 1,
                           first, count, out);
@@ -51,7 +56,7 @@ static void range(const pare_entry *entry, bool h5, int part, int64_t first, int
 static int64_t scratch(const pare_entry *entry, bool h5, int64_t count)
 {
     (void)h5;
-    return pare__padded(pare__scale_count(entry, 0, count) * 4);
+    return pare__padded(pare__scale_count(entry, 0, count) * 4) + pare__padded(4);
 }
 
 static void *place(const pare_entry *entry, bool h5, int part, const pare_rows *rows)
@@ -64,10 +69,16 @@ static pare_status encode(pare_backend *be, const pare_entry *entry, bool h5, co
                           void *space, const void *bytes[PARE_MAX_PARTS])
 {
     (void)h5;
+    void *scale = pare__take(&space, pare__scale_count(entry, rows->first, rows->count) * 4);
+    int input = pare__input_part(entry);
     bytes[PARE__PART_CODES] = rows->codes;
-    bytes[PARE__PART_SCALE] = space;
+    bytes[PARE__PART_SCALE] = scale;
     bytes[PARE__PART_ZERO] = rows->zero;
-    return pare__scale_encode(be, entry, entry->dtype, rows, space);
+    if (input >= 0) {
+        bytes[input] = space;
+        PARE_TRY(pare__input_encode(entry, rows, space));
+    }
+    return pare__scale_encode(be, entry, entry->dtype, rows, scale);
 }
 
 static pare_status decode(pare_backend *be, const pare_entry *entry, bool h5,

@@ -4,6 +4,7 @@
  *   <name>_scale       the entry's dtype      [blocks down, blocks across]; [1] per tensor
  *   <name>_zero_point  if asymmetric          per channel and group: I32 [words down, groups], the
  * same stream down the rows; per tensor, per block and in an .h5: I8, the scale's shape
+ *   <module>.input_scale  F32 [1]             of static activations
  *   <name>_shape       I64 [rank]             the entry's shape (not in an .h5)
  *
  * The older layout, floor(32/bits) codes a word, is read only (pack_aligned). Both are the same for
@@ -64,6 +65,8 @@ static pare_status parts_as(pare_packing packing, const pare_entry *entry, bool 
         }
         n++;
     }
+    if (pare__input_part(entry) >= 0)
+        pare__input_spec(entry, &spec[n++]);
     if (!h5)
         spec[n++] = (pare__part_spec){
             .safetensors = "_shape", .dtype = PARE_I64, .rank = 1, .shape = {entry->rank}};
@@ -80,6 +83,8 @@ static void range_as(pare_packing packing, const pare_entry *entry, bool h5, int
         *out = (pare__range){first * row, count * row};
     } else if (part == PARE__PART_SCALE) {
         pare__scale_range(entry, pare_dtype_bits(entry->dtype) / 8, first, count, out);
+    } else if (part == pare__input_part(entry)) {
+        pare__input_range(entry, first, count, out);
     } else if (part == PARE__PART_ZERO && entry->scheme.asymmetric) {
         if (!zero_is_packed(entry, h5)) {
             pare__scale_range(entry, 1, first, count, out);
@@ -98,7 +103,7 @@ static int64_t scratch(const pare_entry *entry, bool h5, int64_t count)
     int64_t scales = pare__scale_count(entry, 0, count);
     int64_t bytes =
         pare__padded(count * pare_packed_bytes(PARE_PACK_STREAM, entry->scheme.bits, entry->cols)) +
-        pare__padded(scales * 4) + pare__padded(PARE_MAX_RANK * 8);
+        pare__padded(scales * 4) + pare__padded(PARE_MAX_RANK * 8) + pare__padded(4);
     if (entry->scheme.asymmetric && zero_is_packed(entry, h5))
         bytes += pare__padded(words_for(PARE_PACK_STREAM, entry->scheme.bits, count) *
                               groups_of(entry) * 4);
@@ -149,6 +154,7 @@ static pare_status encode(pare_backend *be, const pare_entry *entry, bool h5, co
     int64_t scales = pare__scale_count(entry, rows->first, rows->count);
     void *words = pare__take(&space, rows->count * row), *scale = pare__take(&space, scales * 4);
     int64_t *shape = pare__take(&space, PARE_MAX_RANK * 8);
+    float *input = pare__take(&space, 4);
     int part = 2;
     bytes[PARE__PART_CODES] = words;
     bytes[PARE__PART_SCALE] = scale;
@@ -159,6 +165,10 @@ static pare_status encode(pare_backend *be, const pare_entry *entry, bool h5, co
             bytes[part] = space;
         }
         part++;
+    }
+    if (pare__input_part(entry) >= 0) {
+        PARE_TRY(pare__input_encode(entry, rows, input));
+        bytes[part++] = input;
     }
     memcpy(shape, entry->shape, sizeof entry->shape);
     if (!h5)

@@ -1,9 +1,10 @@
 /* codec_scale.c - scales and unpacked zero points, as all quantising codecs keep them: one row of
- * values for each row of blocks. */
+ * values for each row of blocks; and the one scale of static activations. */
 #include "store_impl.h"
 
 #include "pare/ops.h"
 
+#include <math.h>
 #include <string.h>
 
 static pare_blocks blocks_of(const pare_entry *entry)
@@ -79,6 +80,42 @@ pare_status pare__zero_decode(const pare_entry *entry, int64_t aligned, const vo
     }
     return PARE_OK;
 }
+
+/* ---- static activations ---------------------------------------------------------------------- */
+
+int pare__input_part(const pare_entry *entry)
+{
+    if (entry->form != PARE_FORM_QUANT || entry->scheme.activation != PARE_ACT_STATIC)
+        return -1;
+    return PARE__PART_ZERO + entry->scheme.asymmetric;
+}
+
+void pare__input_spec(const pare_entry *entry, pare__part_spec *spec)
+{
+    *spec = (pare__part_spec){.safetensors = "-.input_scale",
+                              .h5 = "input_scale",
+                              .dtype = PARE_F32,
+                              .rank = 1,
+                              .shape = {entry->rows > 0 && entry->cols > 0}};
+}
+
+void pare__input_range(const pare_entry *entry, int64_t first, int64_t count, pare__range *range)
+{
+    *range = (pare__range){0, first == 0 && count > 0 && entry->cols > 0 ? 4 : 0};
+}
+
+pare_status pare__input_encode(const pare_entry *entry, const pare_rows *rows, float *bytes)
+{
+    *bytes = rows->act_scale;
+    PARE_REQUIRE(rows->first > 0 || rows->count * entry->cols == 0 ||
+                     (rows->act_scale > 0 && isfinite(rows->act_scale)),
+                 PARE_ERR_ARGUMENT,
+                 "%s: static activations need a scale that is positive and finite, not %g",
+                 entry->name, (double)rows->act_scale);
+    return PARE_OK;
+}
+
+/* ---- sizes ----------------------------------------------------------------------------------- */
 
 pare_status pare__matrix_fits(const pare_entry *entry, bool h5)
 {

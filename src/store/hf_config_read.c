@@ -141,12 +141,16 @@ static pare_status read_activation(const pare__json *args, pare_scheme *scheme)
     if (pare__json_is_null(args))
         return PARE_OK;
     int64_t bits = 8;
-    bool dynamic = false;
+    bool dynamic = false, symmetric = true;
     pare__json_int(pare__json_get(args, "num_bits"), &bits);
     pare__json_bool(pare__json_get(args, "dynamic"), &dynamic);
+    pare__json_bool(pare__json_get(args, "symmetric"), &symmetric);
     PARE_REQUIRE(bits == 8, PARE_ERR_UNSUPPORTED,
                  "quantization_config: activations of %lld bits are not read by this version",
                  (long long)bits);
+    PARE_REQUIRE(dynamic || symmetric, PARE_ERR_UNSUPPORTED,
+                 "quantization_config: static activations with zero points are not read by this "
+                 "version");
     scheme->activation = dynamic ? PARE_ACT_DYNAMIC : PARE_ACT_STATIC;
     return PARE_OK;
 }

@@ -86,6 +86,18 @@ static pare_status specs(const pare__slot *slot, pare__part_spec spec[PARE_MAX_P
     return status;
 }
 
+/* The scale of static activations: one number, of any type that a model has. */
+static pare_status check_input(const pare_store *store, const pare__array *array, int64_t want)
+{
+    int64_t count;
+    PARE_TRY(pare_shape_size(array->dtype, array->rank, array->shape, &count, NULL));
+    PARE_REQUIRE(pare_dtype_is_weight(array->dtype) && count == want, PARE_ERR_UNSUPPORTED,
+                 "%s: '%s' is %lld numbers of %s; this version reads one scale of F32, F16 or BF16 "
+                 "for static activations",
+                 store->path, array->name, (long long)count, pare_dtype_name(array->dtype));
+    return PARE_OK;
+}
+
 /* Gives a slot its arrays, after its entry and codec are known. `free_form`: a part whose size is
  * the file's own (it was read already), or -1. */
 static pare_status bind(work *w, pare__slot *slot, int free_form)
@@ -109,6 +121,11 @@ static pare_status bind(work *w, pare__slot *slot, int free_form)
         w->used[index] = true;
         if (p == free_form)
             continue;
+        if (p == pare__input_part(&slot->entry)) {
+            PARE_TRY(check_input(store, array, spec[p].shape[0]));
+            slot->array[p] = index;
+            continue;
+        }
         PARE_REQUIRE(array->dtype == spec[p].dtype && same_shape(array, &spec[p]), PARE_ERR_DAMAGED,
                      "%s: '%s' is %s %s, but tensor '%s' needs %s %s", store->path, array->name,
                      pare_dtype_name(array->dtype),

@@ -2,9 +2,11 @@
  * codecs. */
 #include "store_impl.h"
 
+#include "base/half.h"
 #include "pare/ops.h"
 
 #include <fcntl.h>
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -59,13 +61,41 @@ static pare_status order_slots(pare_store *store)
     return PARE_OK;
 }
 
+/* The scales of static activations, which entries have. */
+static pare_status read_inputs(pare_store *store)
+{
+    for (size_t i = 0; i < store->slot_count; i++) {
+        pare__slot *slot = &store->slots[i];
+        int part = pare__input_part(&slot->entry);
+        if (part < 0)
+            continue;
+        const pare__array *array = &store->arrays[slot->array[part]];
+        const pare__file *file = &store->files[array->file];
+        uint32_t bits = 0;
+        float *scale = &slot->entry.act_scale;
+        if (array->bytes == 0) /* an empty tensor's */
+            continue;
+        PARE_TRY(pare__file_read(file->fd, file->path, &bits, array->bytes, array->offset));
+        if (array->dtype == PARE_F32)
+            memcpy(scale, &bits, sizeof *scale);
+        else
+            *scale = array->dtype == PARE_F16 ? pare__f16_to_f32((uint16_t)bits)
+                                              : pare__bf16_to_f32((uint16_t)bits);
+        PARE_REQUIRE(*scale > 0 && isfinite(*scale), PARE_ERR_DAMAGED,
+                     "%s: the scale of the inputs of '%s' is %g; it must be positive and finite",
+                     store->path, slot->entry.name, (double)*scale);
+    }
+    return PARE_OK;
+}
+
 static pare_status open_with(const pare__format *format, pare_store *store)
 {
     store->format = format;
     PARE_TRY(format->open(store));
     if (!pare__is_native(format))
         PARE_TRY(pare__recognise(store));
-    return order_slots(store);
+    PARE_TRY(order_slots(store));
+    return read_inputs(store);
 }
 
 static bool is_gguf(const char *path)
@@ -337,8 +367,9 @@ static pare_status read_form(const pare_store *store, pare_backend *be, const pa
     int64_t end_row = rows->first + rows->count, end;
     const void *bytes[PARE_MAX_PARTS] = {0};
     PARE_TRY(sparse_bounds(store, slot, rows->first, rows->count, &rows->values_before, &end));
+    rows->act_scale = entry->act_scale;
     for (int p = 0; p < PARE_MAX_PARTS; p++) {
-        if (slot->array[p] < 0)
+        if (slot->array[p] < 0 || p == pare__input_part(entry))
             continue;
         int64_t first = p ? pare__rows_aligned(codec, entry, rows->first) : rows->first;
         pare__range range;

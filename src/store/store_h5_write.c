@@ -65,6 +65,7 @@ static int64_t metadata_size(const pare_writer *writer, int64_t sides)
     for (size_t i = 0; i < writer->slot_count; ++i) {
         const pare__slot *slot = &writer->slots[i];
         size += slot->entry.form == PARE_FORM_DENSE ? 500 : 2700;
+        size += pare__input_part(&slot->entry) >= 0 ? 500 : 0;
         size += 3 * (int64_t)strlen(slot->entry.name);
     }
     for (int64_t i = 0; i < sides; ++i) {

@@ -255,6 +255,14 @@ pare_status pare__matrix_fits(const pare_entry *entry, bool h5);
 int64_t pare__scale_count(const pare_entry *entry, int64_t first,
                           int64_t count); /* elements, blocks touched */
 
+/* The part, behind scales and zero points, that is the one scale of static activations: F32 [1],
+ * which belongs to row 0 (of an empty tensor [0]). −1: the entry has none. A reader's entry has its
+ * value. */
+int pare__input_part(const pare_entry *entry);
+void pare__input_spec(const pare_entry *entry, pare__part_spec *spec);
+void pare__input_range(const pare_entry *entry, int64_t first, int64_t count, pare__range *range);
+pare_status pare__input_encode(const pare_entry *entry, const pare_rows *rows, float *bytes);
+
 /* The part of NF4 that holds its quant_state. */
 int pare__nf4_state_part(const pare_entry *entry);
 

@@ -12,7 +12,8 @@ offers() {
         echo "${COMPREPLY[@]}"' - "$@"
 }
 [ "$(offers pare quan)" = quantize ] || fail "no quantize: $(offers pare quan)"
-[ "$(offers pare quantize m --sche)" = --scheme ] || fail "no --scheme"
+[ "$(offers pare quantize m --sche)" = "--scheme --schemes" ] || fail "no --scheme"
+[ "$(offers pare quantize m --method gpt)" = gptq ] || fail "no gptq"
 [ "$(offers pare prune m --scope g)" = global ] || fail "no global"
 offers pare inspect m -- | grep -q -- --sparsity && fail "inspect has no --sparsity"
 for shell in zsh fish; do

@@ -47,16 +47,36 @@ refuse 2 'w4g48|48' "$PARE" quantize good.safetensors -o out --method rtn --sche
 
 # Words of the contract that are still to come.
 for later in 'distill --teacher good.safetensors --student good.safetensors -o out' \
-    'sweep x.yaml -o out' 'bench' 'prune good.safetensors -o out --sparsity 0.5 --data x.npy' \
+    'sweep x.yaml -o out' 'bench' 'prune good.safetensors -o out --sparsity 0.5 --bos-id 1' \
     'quantize good.safetensors -o out --method rtn --scheme q4_0' \
-    'quantize good.safetensors -o out --method gptq --scheme w4' \
-    'quantize good.safetensors -o out --method rtn --scheme w4 --scale kl' \
-    'prune good.safetensors -o out --method sparsegpt --sparsity 0.5' \
-    'prune good.safetensors -o out --method magnitude --pattern head' \
+    'quantize good.safetensors -o out --method hqq --scheme w4' \
+    'prune good.safetensors -o out --method movement --sparsity 0.5' \
     'convert good.safetensors -o out.gguf'; do
     # shellcheck disable=SC2086
     refuse 2 'not in this version' "$PARE" $later
 done
+
+# Methods that look at data, and options that belong to others.
+quantize=("$PARE" quantize good.safetensors -o out)
+refuse 2 'gptq needs calibration data' "${quantize[@]}" --scheme w4 --method gptq
+refuse 2 'calibration data' "${quantize[@]}" --scheme w8a8s
+refuse 2 'calibration data' "${quantize[@]}" --schemes w4,w8 --bits 5
+refuse 2 'either --bits' "${quantize[@]}" --schemes w4,w8
+refuse 2 'go with --schemes' "${quantize[@]}" --scheme w4 --bits 5
+refuse 2 'w9' "${quantize[@]}" --schemes w4,w9 --bits 5
+refuse 2 'both say' "${quantize[@]}" --scheme w4 --schemes w4,w8 --bits 5
+refuse 2 'output, kld' "${quantize[@]}" --schemes w4,w8 --bits 5 --sensitivity x
+refuse 2 'static activations' "${quantize[@]}" --scheme w4 --scale kl
+refuse 2 'belongs to smoothquant' "${quantize[@]}" --scheme w4 --alpha 0.5
+refuse 2 'above 0' "${quantize[@]}" --scheme w4 --alpha 0
+refuse 2 'sparsegpt needs calibration data' "$PARE" prune good.safetensors -o out \
+    --method sparsegpt --pattern 2:4
+refuse 2 'layer by layer' "$PARE" prune good.safetensors -o out --method wanda --sparsity 0.5 \
+    --scope global --data x.npy
+refuse 2 'wanda or sparsegpt' "${prune[@]}" --sparsity 0.5 --budget owl
+refuse 2 'multiple' "${prune[@]}" --sparsity 0.5 --multiple 8
+refuse 2 'config.json|--arch' "${prune[@]}" --sparsity 0.5 --pattern head
+refuse 2 'compressed, dense' "${prune[@]}" --sparsity 0.5 --propagate x
 
 expect 0 'avx|base|neon' "$PARE" devices
 expect 0 '"isas"' "$PARE" devices --json

@@ -104,6 +104,18 @@ def make_value(path, value, index=700):
     write(path, pack(header, data[:at] + struct.pack("<f", float(value)) + data[at + 4:]))
 
 
+def make_images(path, count=64, side=8, classes=4):
+    """IDX images beside their labels, PATH-images-idx3-ubyte and PATH-labels-idx1-ubyte: noise,
+    brighter in a quarter that tells the class."""
+    rng = random.Random(3)
+    count, side, classes = int(count), int(side), int(classes)
+    labels = [rng.randrange(classes) for _ in range(count)]
+    pixels = bytes(min(255, rng.randrange(90) + 160 * (y * classes // side == label))
+                   for label in labels for y in range(side) for x in range(side))
+    write(f"{path}-images-idx3-ubyte", struct.pack(">4I", 0x803, count, side, side) + pixels)
+    write(f"{path}-labels-idx1-ubyte", struct.pack(">2I", 0x801, count) + bytes(labels))
+
+
 def make_small(path):
     """Scalars, empty tensors, a vector beside a matrix."""
     header = {"a.weight": entry("F32", [16, 64], 0, 4096),

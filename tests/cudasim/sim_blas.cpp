@@ -18,6 +18,8 @@ struct layout {
     cudaDataType type;
     uint64_t rows, cols;
     int64_t ld;
+    int32_t count;
+    int64_t next;
 };
 
 struct description {
@@ -71,6 +73,13 @@ bool aligned(const void *pointer, uint32_t to)
     return (uintptr_t)pointer % to == 0;
 }
 
+/* Every matrix of a batch. */
+bool aligned(const void *first, const layout &l, uint32_t to)
+{
+    size_t size = l.type == CUDA_R_32F ? 4 : 2;
+    return aligned(first, to) && (l.count == 1 || (size_t)l.next * size % to == 0);
+}
+
 /* D = alpha·op(A)·op(B) + beta·C (+ bias), all column-major. */
 struct product {
     description what;
@@ -86,16 +95,24 @@ struct product {
         size_t depth = what.a == CUBLAS_OP_N ? a.cols : a.rows;
         if (workspace_bytes > 0)
             memset(workspace, 0xaa, workspace_bytes);
+        for (size_t one = 0; one < (size_t)c.count; one++)
+            run_one(one * (size_t)a.next, one * (size_t)b.next, one * (size_t)c.next, depth);
+    }
+
+    /* The product of a batch whose matrices begin that many elements on. */
+    void run_one(size_t a_at, size_t b_at, size_t c_at, size_t depth) const
+    {
         for (size_t j = 0; j < c.cols; j++)
             for (size_t i = 0; i < c.rows; i++) {
                 double sum = 0;
                 for (size_t k = 0; k < depth; k++)
                     sum += (double)get(A, a.type,
-                                       what.a == CUBLAS_OP_N ? k * (size_t)a.ld + i
-                                                             : i * (size_t)a.ld + k) *
+                                       a_at + (what.a == CUBLAS_OP_N ? k * (size_t)a.ld + i
+                                                                     : i * (size_t)a.ld + k)) *
                            get(B, b.type,
-                               what.b == CUBLAS_OP_N ? j * (size_t)b.ld + k : k * (size_t)b.ld + j);
-                size_t at = j * (size_t)c.ld + i;
+                               b_at + (what.b == CUBLAS_OP_N ? j * (size_t)b.ld + k
+                                                             : k * (size_t)b.ld + j));
+                size_t at = c_at + j * (size_t)c.ld + i;
                 float result = alpha * (float)sum;
                 if (beta != 0)
                     result += beta * get(C, c.type, at);
@@ -114,9 +131,10 @@ bool fits(const description &what, const layout &a, const layout &b, const layou
     uint64_t b_cols = what.b == CUBLAS_OP_N ? b.cols : b.rows;
     bool leading = (uint64_t)a.ld >= a.rows && (uint64_t)b.ld >= b.rows && (uint64_t)c.ld >= c.rows;
     bool types = a.type == b.type && (c.type == a.type || c.type == CUDA_R_32F);
-    return leading && types && what.compute == CUBLAS_COMPUTE_32F && what.scale == CUDA_R_32F &&
-           a_rows == c.rows && b_cols == c.cols && a_cols == b_rows && c.rows > 0 && c.cols > 0 &&
-           a_cols > 0;
+    bool batches = a.count == c.count && b.count == c.count && c.count > 0;
+    return leading && types && batches && what.compute == CUBLAS_COMPUTE_32F &&
+           what.scale == CUDA_R_32F && a_rows == c.rows && b_cols == c.cols && a_cols == b_rows &&
+           c.rows > 0 && c.cols > 0 && a_cols > 0;
 }
 
 template <typename T> cublasStatus_t make(T **object, T value)
@@ -189,7 +207,22 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t what,
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *made, cudaDataType type,
                                           uint64_t rows, uint64_t cols, int64_t ld)
 {
-    return make(reinterpret_cast<layout **>(made), layout{type, rows, cols, ld});
+    return make(reinterpret_cast<layout **>(made), layout{type, rows, cols, ld, 1, 0});
+}
+
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t made,
+                                                cublasLtMatrixLayoutAttribute_t which,
+                                                const void *value, size_t size)
+{
+    layout *l = as<layout>(made);
+    switch (which) {
+    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT:
+        return set(&l->count, value, size);
+    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET:
+        return set(&l->next, value, size);
+    default:
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
 }
 
 cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t made)
@@ -283,8 +316,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t what, const
                  workspace_bytes};
     memcpy(&p.alpha, alpha, sizeof p.alpha);
     memcpy(&p.beta, beta, sizeof p.beta);
-    bool told = aligned(A, how.align_a) && aligned(B, how.align_b) && aligned(C, how.align_c) &&
-                aligned(D, how.align_c) && (how.bias == 0 || aligned(p.what.bias, how.bias));
+    bool told = aligned(A, p.a, how.align_a) && aligned(B, p.b, how.align_b) &&
+                aligned(C, p.c, how.align_c) && aligned(D, p.c, how.align_c) &&
+                (how.bias == 0 || aligned(p.what.bias, how.bias));
     bool room = workspace_bytes >= how.workspace && aligned(workspace, 256) &&
                 (workspace || how.workspace == 0);
     if (c != d || C != D || !told || !room || !fits(p.what, p.a, p.b, p.c))

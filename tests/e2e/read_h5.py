@@ -209,11 +209,23 @@ class Checkpoint:
         nested = np.repeat(group["nested"][()], 256)[: down * across].reshape(down, across)
         return levels[group["absmax"][()]] * nested + np.float32(group.attrs["scale_offset"])
 
+    def inputs(self, group, some):
+        """The scale of static activations is there exactly where the scheme says so."""
+        static = text(group.attrs["scheme"]).endswith("a8s")
+        if static != ("input_scale" in group):
+            fail(f"{group.name}: input_scale")
+        scale = group["input_scale"][()] if static else np.ones(1, np.float32)
+        if scale.dtype != np.float32 or scale.shape != (1 if some else 0,) and static:
+            fail(f"{group.name}: input_scale is {scale.dtype} {scale.shape}")
+        if not (np.isfinite(scale) & (scale > 0)).all():
+            fail(f"{group.name}: input_scale is {scale}")
+
     def quant(self, group):
         dtype, shape = text(group.attrs["dtype"]), tuple(group.attrs["shape"])
         rows, cols = as_matrix(shape)
         block_rows, block_cols = int(group.attrs["block_rows"]), int(group.attrs["block_cols"])
         down, across = -(-rows // block_rows), -(-cols // block_cols)
+        self.inputs(group, rows * cols > 0)
         if rows == 0 or cols == 0:
             return dtype, shape, b""
         r, c = np.arange(rows)[:, None] // block_rows, np.arange(cols)[None, :] // block_cols
@@ -278,8 +290,8 @@ class Checkpoint:
                 yield f"tensors/{link}", pieces
                 continue
             rows, cols = as_matrix(tuple(item.attrs["shape"]))
-            for part in ("codes", "scale", "absmax", "nested", "zero", "values", "mask",
-                         "row_offsets"):
+            for part in ("codes", "scale", "absmax", "nested", "zero", "input_scale",
+                         "values", "mask", "row_offsets"):
                 if part in item:
                     pieces = self.cut(item[part], rows, step, self.places(item, part, rows))
                     yield f"tensors/{link}/{part}", pieces
@@ -297,6 +309,8 @@ class Checkpoint:
         if part == "nested":
             across = group["absmax"].shape[1]
             return lambda r: (-(-r * across // 256) * 4,) * 2
+        if part == "input_scale":
+            return lambda r: (size if r else 0,) * 2
         if part in ("scale", "absmax", "zero"):
             block = int(group.attrs["block_rows"])
             row = size // max(1, -(-rows // block))

@@ -8,14 +8,17 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 
 PARE = os.environ.get("PARE", "pare")
 DATA = os.environ.get("PARE_TEST_DATA", "")
 LONG = "--long" in sys.argv
+MIB = 1 << 20
 
 
 def skip(why):
@@ -159,6 +162,23 @@ def pare(*arguments, code=0, env=None, **options):
 
 def pare_json(*arguments, **options):
     return json.loads(pare(*arguments, "--json", **options).stdout)
+
+
+def watched(*arguments, **options):
+    """Runs the program and gives the largest RssAnon + RssShmem seen from outside, in bytes."""
+    process = subprocess.Popen([PARE, *map(str, arguments)], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True, **options)
+    peak = 0
+    while process.poll() is None:
+        try:
+            with open(f"/proc/{process.pid}/status") as status:
+                found = re.findall(r"Rss(?:Anon|Shmem):\s+(\d+) kB", status.read())
+            peak = max(peak, 1024 * sum(map(int, found)))
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+        time.sleep(0.002)
+    assert process.returncode == 0, process.stderr.read()
+    return peak
 
 
 def tree(path):

@@ -1,15 +1,10 @@
 """Memory does not grow with the model: anonymous and shared-memory pages, from the report and from
 outside."""
 # labels: quick long serial
-import re
-import subprocess
-import time
-
 import numpy as np
 
-from support import LONG, PARE, folder, main, pare_json
+from support import LONG, MIB, folder, main, pare_json, watched
 
-MIB = 1 << 20
 LAYERS, ROWS, COLS = (48, 4096, 8192) if LONG else (8, 2048, 8192)  # 6 GiB, 512 MiB of float32
 LIMIT = 256 * MIB + 2 * ROWS * COLS * 4
 
@@ -30,23 +25,6 @@ def source(path):
         for i in range(LAYERS * size // len(piece)):
             turn = 4 * (i * 7919 % (len(piece) // 4))
             file.write(piece[turn:] + piece[:turn])
-
-
-def watched(*command):
-    """Runs pare and gives the largest RssAnon + RssShmem seen from outside, in bytes."""
-    process = subprocess.Popen([PARE, *map(str, command)], stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True)
-    peak = 0
-    while process.poll() is None:
-        try:
-            with open(f"/proc/{process.pid}/status") as status:
-                found = re.findall(r"Rss(?:Anon|Shmem):\s+(\d+) kB", status.read())
-            peak = max(peak, 1024 * sum(map(int, found)))
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-        time.sleep(0.002)
-    assert process.returncode == 0, process.stderr.read()
-    return peak
 
 
 def check(*job):

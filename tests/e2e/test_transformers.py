@@ -1,21 +1,24 @@
 """transformers with compressed-tensors loads what pare writes, and every weight is exactly ours."""
 # labels: quick
+import json
 import os
 import pathlib
 import subprocess
 import sys
 
-from support import data, folder, main, pare, read, skip
+from support import data, folder, main, pare, read, skip, tensor, write_directory
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
 try:
     import compressed_tensors
+    import numpy as np
     import torch
     import transformers
 except ImportError as error:
     skip(f"{error} (tools/test.sh installs what tests/requirements.txt names)")
 
 import models
+from beside import ours
 
 SCHEMES = ["w8", "w4g32", "w4g32z", "w8a8", "w8z", "w4", "w2g32", "w4t", "fp8", "fp8t", "fp8a8",
            "w4b4x4", "w8b4x4a8"]
@@ -75,6 +78,45 @@ def pruned_directories_load():
         assert ((weight.reshape(-1, 4) != 0).sum(1) <= 2).all()
 
 
+def static_activations(source, work):
+    """A directory whose products have one scale each for their inputs, from one with dynamic
+    ones; pare reads it and writes it again, through a native file."""
+    q, h5, out = work / "s-q", work / "s.h5", work / "s-out"
+    pare("quantize", source, "-o", q, "--method", "rtn", "--scheme", "w8a8")
+    tensors, config = read(q), json.loads((q / "config.json").read_text())
+    names = [name[:-len("weight")] for name in tensors if name.endswith("_proj.weight")]
+    scales = {name + "input_scale": np.float32([0.002 * (1 + i)]) for i, name in enumerate(names)}
+    tensors.update({name: tensor("F32", scale) for name, scale in scales.items()})
+    for group in config["quantization_config"]["config_groups"].values():
+        group["input_activations"].update(dynamic=False, strategy="tensor")
+    write_directory(work / "s", tensors, config)
+    pare("convert", work / "s", "-o", h5)
+    pare("convert", h5, "-o", out)
+    there = read(out)
+    assert there.keys() == tensors.keys() and all(there[n] == tensors[n] for n in tensors)
+    assert json.loads((out / "config.json").read_text()) == config
+    return h5, out, scales
+
+
+def static_activations_load():
+    """transformers finds every scale, and its outputs are ours where it rounds by them."""
+    with folder() as work:
+        h5, out, scales = static_activations(models.llama(work / "m"), work)
+        model = load(out)
+        found = {n: p for n, p in model.state_dict().items() if n.endswith("input_scale")}
+        assert found.keys() == scales.keys()
+        assert all(torch.equal(found[n].float(), torch.tensor(scales[n])) for n in scales)
+        tokens = np.arange(24, dtype=np.int32).reshape(2, 12) * 3
+        with torch.no_grad():
+            want = model(torch.tensor(tokens, dtype=torch.long)).logits.numpy()
+            dense = load(work / "m")(torch.tensor(tokens, dtype=torch.long)).logits.numpy()
+        got, _ = ours(work, h5, tokens)
+        error = np.abs(got.reshape(want.shape) - want).max() / np.abs(want).max()
+        rounding = np.abs(dense - want).max() / np.abs(want).max()
+        assert error < rounding / 20, f"{error} apart, rounding is {rounding}"
+    return f"{error:.1e} of the largest logit apart, rounding moves {rounding:.1e}"
+
+
 def stories260k():
     source = data("stories260K")
     if not source:
@@ -95,4 +137,5 @@ def dense_widths():
 
 
 TESTS = [made_llama_in_float32, made_llama_in_bfloat16, stories260k]
-main(TESTS if "--dense" in sys.argv else TESTS + [pruned_directories_load, dense_widths])
+MORE = [pruned_directories_load, static_activations_load, dense_widths]
+main(TESTS if "--dense" in sys.argv else TESTS + MORE)

@@ -17,7 +17,7 @@ static void reads_back(const pare_recipe *recipe)
     pare__text text = {0};
     if (pare_recipe_text(recipe, &first) != PARE_OK)
         abort();
-    pare__text_add(&text, "model: m\n%s", first);
+    pare__text_add(&text, "model: m\ndata: { calibration: c }\n%s", first);
     if (pare__text_take(&text, &with_model) != PARE_OK ||
         pare_recipe_parse(with_model, strlen(with_model), "text", &again) != PARE_OK ||
         pare_recipe_text(again, &second) != PARE_OK || strcmp(first, second) != 0)

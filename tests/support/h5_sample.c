@@ -108,6 +108,8 @@ static void add_quant(h5_sample *samples, int64_t *count, uint64_t *state, const
         sample->rows.scale[i] = (float)(8 + next(state) % 8) / 64.0f;
     if (entry->scheme.double_quant)
         h5_sample_nest(sample, *state);
+    if (entry->scheme.activation == PARE_ACT_STATIC)
+        sample->rows.act_scale = 0.0371f;
     if (!entry->scheme.asymmetric)
         return;
     sample->rows.zero = malloc((size_t)scales + 1);
@@ -175,6 +177,13 @@ static void add_all_quant(h5_sample *samples, int64_t *count, uint64_t *state)
     add_quant(samples, count, state, "quant.conv", "w4", PARE_F16, 4, (int64_t[]){6, 3, 2, 2});
     add_quant(samples, count, state, "quant.conv_fp8", "fp8", PARE_F16, 4, (int64_t[]){6, 3, 2, 2});
     add_quant(samples, count, state, "quant.empty", "w4g32z", PARE_F16, 2, (int64_t[]){0, 64});
+    add_quant(samples, count, state, "static.bytes.weight", "w8a8s", PARE_BF16, 2,
+              (int64_t[]){37, 70});
+    add_quant(samples, count, state, "static.packed", "w4g32za8s", PARE_F16, 2,
+              (int64_t[]){37, 70});
+    add_quant(samples, count, state, "static.fp8", "fp8a8s", PARE_F32, 2, (int64_t[]){37, 70});
+    add_quant(samples, count, state, "static.conv", "w8a8s", PARE_F16, 4, (int64_t[]){6, 3, 2, 2});
+    add_quant(samples, count, state, "static.empty", "w8a8s", PARE_F16, 2, (int64_t[]){0, 64});
     add_quant(samples, count, state, "quant.pieces", "w4g32z", PARE_F16, 2, (int64_t[]){150, 3008});
 }
 

@@ -30,6 +30,7 @@ typedef struct ops_output {
     /* The backends (not the oracle) get it in the place of an input of as many bytes. */
     bool in_place;
     size_t input; /* offsetof(pare_act_args, x.data) */
+    bool lower;   /* a square matrix: what lies above its diagonal may be anything */
 } ops_output;
 
 /* What the floats of an input are like. */

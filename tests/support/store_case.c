@@ -44,6 +44,8 @@ static void fill_codes(h5_sample *s, uint32_t *state)
     }
     if (scheme->double_quant)
         h5_sample_nest(s, *state);
+    if (scheme->activation == PARE_ACT_STATIC)
+        s->rows.act_scale = (float)(1 + next(state) % 127) / 999.0f;
 }
 
 static void fill_sparse(h5_sample *s, uint32_t *state)
@@ -230,6 +232,8 @@ static void check_codes(pare_store *store, pare_backend *be, int64_t index, cons
     assert_memory_equal(rows.codes, want->rows.codes + first * e->cols, (size_t)n);
     assert_memory_equal(rows.scale, want->rows.scale + begin * b.across,
                         (size_t)scales * sizeof(float));
+    if (n > 0)
+        assert_memory_equal(&rows.act_scale, &want->rows.act_scale, sizeof rows.act_scale);
     if (e->scheme.asymmetric)
         assert_memory_equal(rows.zero, want->rows.zero + begin * b.across, (size_t)scales);
     if (e->scheme.double_quant) {

@@ -131,8 +131,7 @@ static void later_words_say_so(void **state)
     static const char *const commands[] = {"distill", "sweep", "bench"};
     for (size_t i = 0; i < 3; i++)
         REFUSE("is not in this version", commands[i], "m", "-o", "out");
-    REFUSE("--data is not in this version", "quantize", "m", "--data", "x");
-    REFUSE("--samples is not in this version", "quantize", "m", "--samples=5");
+    REFUSE("--bos-id is not in this version", "quantize", "m", "--bos-id", "1");
     REFUSE("--arch is not in this version", "inspect", "m", "--arch", "resnet20-cifar");
 }
 
@@ -156,6 +155,9 @@ static void impossible_numbers_are_refused(void **state)
     REFUSE("\"50%\" is not a number from 0 to 1; did you mean 0.5?", "prune", "m", "--sparsity",
            "50%");
     REFUSE("did you mean 0.5?", "prune", "m", "--sparsity", "50");
+    static const char *const shares[] = {"0", "-1", "1.5", "x"};
+    for (size_t i = 0; i < sizeof shares / sizeof *shares; i++)
+        REFUSE("is not a number", "quantize", "m", "--alpha", shares[i]);
     static const char *const bounds[] = {"-1", "nan", "inf", "x", "1e999"};
     for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++)
         REFUSE("is not a number from 0 up", "compare", "a", "b", "--tolerance", bounds[i]);

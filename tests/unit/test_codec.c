@@ -120,6 +120,21 @@ static void byte_codes_survive(void **state)
     quant(*state, "x.safetensors", NULL, "w8a8s", PARE_F32, 35, 17);
 }
 
+/* One number beside them, for the inputs of the product. */
+static void static_activations_survive(void **state)
+{
+    static const char *const schemes[] = {"w8a8s",  "w8tza8s", "w4g32a8s",
+                                          "w3za8s", "fp8a8s",  "fp8ta8s"};
+    for (size_t c = 0; c < 3; c++)
+        for (size_t s = 0; s < sizeof schemes / sizeof *schemes; s++) {
+            quant(*state, containers[c], NULL, schemes[s], PARE_BF16, 101, 96);
+            quant(*state, containers[c], NULL, schemes[s], PARE_F32, 1, 64);
+        }
+    quant(*state, "x.h5", NULL, "w8a8s", PARE_F16, 0, 5);
+    quant(*state, "x.h5", NULL, "w4za8s", PARE_F16, 5, 0);
+    quant(*state, "x.safetensors", NULL, "w8a8s", PARE_F16, 5, 0);
+}
+
 static void float_codes_survive(void **state)
 {
     for (size_t c = 0; c < 3; c++) {
@@ -439,6 +454,7 @@ int main(void)
         cmocka_unit_test(packed_codes_survive_at_every_width_and_granularity),
         cmocka_unit_test(packed_codes_survive_odd_shapes),
         cmocka_unit_test(byte_codes_survive),
+        cmocka_unit_test(static_activations_survive),
         cmocka_unit_test(float_codes_survive),
         cmocka_unit_test(nf4_survives),
         cmocka_unit_test(sparse_tensors_survive),

@@ -314,13 +314,16 @@ static void a_schemes_activations_are_taken_or_refused(void **state)
     forget_samples(f);
     sample_all(f, "w8a8s", PARE_F32);
     write_and_open(f);
-    assert_status(pare_model_load(f->model, f->store, false), PARE_ERR_UNSUPPORTED);
-    says("static");
+    assert_ok(pare_model_load(f->model, f->store, false));
+    assert_int_equal(pare_model_param(f->model, 0)->act, PARE_ACT_STATIC);
+    float scale = sample(f, pare_model_param(f->model, 0)->name)->rows.act_scale;
+    assert_true(scale > 0 && pare_model_param(f->model, 0)->act_scale == scale);
     forget_samples(f);
     sample_all(f, "w8", PARE_F32);
     write_and_open(f);
     assert_ok(pare_model_load(f->model, f->store, false));
     assert_int_equal(pare_model_param(f->model, 0)->act, PARE_ACT_NONE);
+    assert_true(pare_model_param(f->model, 0)->act_scale == 0);
 }
 
 static void nothing_is_loaded_before_prepare(void **state)

@@ -2,43 +2,15 @@
  * text. */
 #include "test.h"
 
-#include "pare/recipe.h"
+#include "recipe_fixture.h"
 
 #include "base/file.h"
 #include "base/text.h"
 
-static pare_recipe *parse(const char *text)
-{
-    pare_recipe *recipe = NULL;
-    assert_ok(pare_recipe_parse(text, strlen(text), "r.yaml", &recipe));
-    assert_non_null(recipe);
-    return recipe;
-}
-
-/* The recipe must fail with a sentence that has these parts in this order. */
-static void refuse(const char *text, const char *const *parts)
-{
-    pare_recipe *recipe = NULL;
-    assert_status(pare_recipe_parse(text, strlen(text), "r.yaml", &recipe), PARE_ERR_ARGUMENT);
-    assert_null(recipe);
-    const char *at = pare_last_error();
-    for (size_t i = 0; parts[i]; i++) {
-        const char *found = strstr(at, parts[i]);
-        if (!found)
-            fail_msg("for\n%s\ngot\n%s\nwithout\n%s", text, pare_last_error(), parts[i]);
-        at = found + strlen(parts[i]);
-    }
-}
-
-#define REFUSE(text_, ...) refuse((text_), (const char *const[]){__VA_ARGS__, NULL})
-
-/* A recipe with one step. */
-#define STEP(step_) "model: m\nsteps:\n  - " step_ "\n"
-
 static void an_empty_step_list_is_a_conversion(void **state)
 {
     (void)state;
-    pare_recipe *r = parse("model: m\nsteps: []\n");
+    pare_recipe *r = recipe_parse("model: m\nsteps: []\n");
     assert_string_equal(r->model, "m");
     assert_int_equal(r->seed, 0);
     assert_int_equal(r->prune_count + r->quant_count, 0);
@@ -50,8 +22,8 @@ static void an_empty_step_list_is_a_conversion(void **state)
 static void defaults_are_the_first_words_of_the_manual(void **state)
 {
     (void)state;
-    pare_recipe *r = parse("model: m\nsteps:\n  - prune: { sparsity: 0.5 }\n"
-                           "  - quantize: { scheme: w4g128 }\n");
+    pare_recipe *r = recipe_parse("model: m\nsteps:\n  - prune: { sparsity: 0.5 }\n"
+                                  "  - quantize: { scheme: w4g128 }\n");
     assert_int_equal(r->prune_count, 1);
     assert_string_equal(r->prunes[0].method->name, "magnitude");
     assert_int_equal(r->prunes[0].pattern.kind, PARE_PATTERN_UNSTRUCTURED);
@@ -67,19 +39,20 @@ static void defaults_are_the_first_words_of_the_manual(void **state)
 static void every_key_is_read(void **state)
 {
     (void)state;
-    pare_recipe *r = parse("model: \"a: b/\"\n"
-                           "seed: 18446744073709551615\n"
-                           "data: { calibration: calib.npy, eval: wiki.npy }\n"
-                           "steps:\n"
-                           "  - prune:\n"
-                           "      method: random\n"
-                           "      pattern: block:16x8\n"
-                           "      sparsity: 1e-1\n"
-                           "      scope: layer\n"
-                           "      include: \"*emb*\"\n"
-                           "      exclude: [\"*q_proj*\", a.b]\n"
-                           "  - quantize: { method: rtn, scheme: w8, scale: mse, exclude: [x] }\n"
-                           "  - export: { to: out/, format: int-quantized, max_shard_size: 1G }\n");
+    pare_recipe *r =
+        recipe_parse("model: \"a: b/\"\n"
+                     "seed: 18446744073709551615\n"
+                     "data: { calibration: calib.npy, eval: wiki.npy }\n"
+                     "steps:\n"
+                     "  - prune:\n"
+                     "      method: random\n"
+                     "      pattern: block:16x8\n"
+                     "      sparsity: 1e-1\n"
+                     "      scope: layer\n"
+                     "      include: \"*emb*\"\n"
+                     "      exclude: [\"*q_proj*\", a.b]\n"
+                     "  - quantize: { method: rtn, scheme: w8, scale: mse, exclude: [x] }\n"
+                     "  - export: { to: out/, format: int-quantized, max_shard_size: 1G }\n");
     assert_string_equal(r->model, "a: b/");
     assert_true(r->seed == UINT64_MAX);
     const pare_prune_step *p = &r->prunes[0];
@@ -106,7 +79,7 @@ static void a_pattern_needs_no_quotes(void **state)
                                             STEP("prune: { pattern: \"2:4\" }"),
                                             STEP("prune:\n      pattern: 2:4")};
     for (size_t i = 0; i < 3; i++) {
-        pare_recipe *r = parse(spellings[i]);
+        pare_recipe *r = recipe_parse(spellings[i]);
         assert_int_equal(r->prunes[0].pattern.kind, PARE_PATTERN_NM);
         assert_int_equal(r->prunes[0].pattern.n, 2);
         assert_int_equal(r->prunes[0].pattern.m, 4);
@@ -118,10 +91,10 @@ static void a_pattern_needs_no_quotes(void **state)
 static void compress_holds_both_and_shares_its_choice(void **state)
 {
     (void)state;
-    pare_recipe *r = parse(STEP("compress:\n"
-                                "      prune: { pattern: 2:4 }\n"
-                                "      quantize: { scheme: w4g128, include: [k] }\n"
-                                "      exclude: [e]"));
+    pare_recipe *r = recipe_parse(STEP("compress:\n"
+                                       "      prune: { pattern: 2:4 }\n"
+                                       "      quantize: { scheme: w4g128, include: [k] }\n"
+                                       "      exclude: [e]"));
     assert_int_equal(r->prune_count, 1);
     assert_int_equal(r->quant_count, 1);
     assert_string_equal(r->prunes[0].choice.exclude[0], "e");
@@ -178,17 +151,12 @@ static void later_words_say_so(void **state)
 {
     (void)state;
     static const char *const recipes[] = {
-        STEP("prune: { method: wanda, sparsity: 0.5 }"),
-        STEP("prune: { method: sparsegpt, pattern: 2:4 }"),
-        STEP("prune: { pattern: channel, sparsity: 0.5 }"),
-        STEP("quantize: { method: gptq, scheme: w4 }"),
-        STEP("quantize: { method: awq, scheme: w4 }"),
-        STEP("quantize: { scheme: w4, scale: kl }"),
+        STEP("prune: { method: movement, sparsity: 0.5 }"),
+        STEP("quantize: { method: hqq, scheme: w4 }"),
         STEP("quantize: { scheme: mxfp4 }"),
-        STEP("quantize: { scheme: w4, samples: 128 }"),
-        STEP("compress: { quantize: { scheme: w4 }, seq_len: 2048 }"),
+        STEP("quantize: { scheme: w4, bos_id: 1 }"),
         STEP("distill: { teacher: t }"),
-        STEP("eval: { metric: ppl }"),
+        STEP("eval: { data: d, stride: 5 }"),
         STEP("train: { steps: 5 }"),
         STEP("export: { format: gguf }"),
     };
@@ -241,7 +209,7 @@ static void sparsity_is_a_fraction(void **state)
         STEP("prune: { sparsity: 0 }"), STEP("prune: { sparsity: 1 }"),
         STEP("prune: { sparsity: .5 }"), STEP("prune: { sparsity: 5.e-1 }")};
     for (size_t i = 0; i < 4; i++) {
-        pare_recipe *r = parse(good[i]);
+        pare_recipe *r = recipe_parse(good[i]);
         pare_recipe_free(&r);
     }
 }
@@ -317,7 +285,7 @@ static void a_syntax_error_has_its_place(void **state)
 static char *text_of(const char *recipe_text)
 {
     char *text = NULL;
-    pare_recipe *r = parse(recipe_text);
+    pare_recipe *r = recipe_parse(recipe_text);
     assert_ok(pare_recipe_text(r, &text));
     pare_recipe_free(&r);
     return text;
@@ -347,6 +315,45 @@ static void the_text_has_defaults_and_no_paths(void **state)
     free(text);
 }
 
+static void the_text_of_steps_with_data_has_no_paths_of_theirs(void **state)
+{
+    (void)state;
+    char *text = text_of(
+        "model: m\ndata: { calibration: secret, eval: e.npy }\nsteps:\n"
+        "  - compress: { prune: { method: sparsegpt, pattern: 2:4 }, quantize: { method: gptq, "
+        "scheme: w4g128 }, seq_len: 64, cache: secret.h5 }\n"
+        "  - eval: { metric: ppl }\n");
+    assert_string_equal(text, "seed: 0\n"
+                              "steps:\n"
+                              "  - compress:\n"
+                              "      prune:\n"
+                              "        method: sparsegpt\n"
+                              "        pattern: \"2:4\"\n"
+                              "        damping: 0.01\n"
+                              "        include: []\n"
+                              "        exclude: []\n"
+                              "      quantize:\n"
+                              "        method: gptq\n"
+                              "        scheme: w4g128\n"
+                              "        scale: absmax\n"
+                              "        damping: 0.01\n"
+                              "        act_order: false\n"
+                              "        include: []\n"
+                              "        exclude: []\n"
+                              "      samples: 128\n"
+                              "      seq_len: 64\n"
+                              "      skip: 0\n"
+                              "      shuffle: false\n"
+                              "      propagate: compressed\n"
+                              "      true_sequential: true\n"
+                              "      compute: f32\n"
+                              "  - eval:\n"
+                              "      data: \"e.npy\"\n"
+                              "      metric: [ppl]\n"
+                              "      skip: 0\n");
+    free(text);
+}
+
 static void the_text_reads_back_as_the_same_recipe(void **state)
 {
     (void)state;
@@ -361,14 +368,25 @@ static void the_text_reads_back_as_the_same_recipe(void **state)
         "  - quantize: { scheme: nf4d, exclude: [\"*.v_proj.*\"] }\n"
         "  - export: { to: x, format: dense, max_shard_size: 123456 }\n",
         "model: m\nsteps:\n  - prune: { sparsity: 1e-300 }\n  - export: { max_shard_size: 2M }\n",
+        "model: m\ndata: { calibration: other }\narch: \"cnn:a\"\nsteps:\n"
+        "  - prune: { pattern: head, sparsity: 0.25, multiple: 2, method: taylor }\n"
+        "  - prune: { pattern: layer, sparsity: 0.25 }\n"
+        "  - prune: { method: wanda, sparsity: 0.5, budget: loss, propagate: dense, batch: 3 }\n"
+        "  - eval: { data: \"a b\", metric: [kld, top1], against: \"x: y\", samples: 3 }\n"
+        "  - quantize: { method: smoothquant, scheme: w8a8s, scale: kl, alpha: 0.3, include: [a] "
+        "}\n"
+        "  - compress: { quantize: [ { method: gptq, scheme: w4, include: [b, c] }, { scheme: w8, "
+        "include: [d] } ], samples: 3 }\n"
+        "  - quantize: { method: awq, schemes: [w4, w8g32], bytes: 5M, clip: false, exclude: [a] "
+        "}\n",
     };
     for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++) {
         char *first = text_of(recipes[i]);
         pare__text again = {0};
         char *with_model = NULL;
-        pare__text_add(&again, "model: other\n%s", first);
+        pare__text_add(&again, "model: other\ndata: { calibration: other }\n%s", first);
         assert_ok(pare__text_take(&again, &with_model));
-        pare_recipe *a = parse(recipes[i]), *b = parse(with_model);
+        pare_recipe *a = recipe_parse(recipes[i]), *b = recipe_parse(with_model);
         char *second = text_of(with_model);
         assert_string_equal(first, second);
         assert_true(a->seed == b->seed);
@@ -430,6 +448,7 @@ int main(void)
         cmocka_unit_test(only_the_first_fifty_errors_are_listed),
         cmocka_unit_test(a_syntax_error_has_its_place),
         cmocka_unit_test(the_text_has_defaults_and_no_paths),
+        cmocka_unit_test(the_text_of_steps_with_data_has_no_paths_of_theirs),
         cmocka_unit_test(the_text_reads_back_as_the_same_recipe),
         cmocka_unit_test(a_recipe_is_read_from_its_file),
     };

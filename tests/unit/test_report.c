@@ -109,6 +109,27 @@ static void a_run_shows_predicted_beside_actual(void **state)
     free(text);
 }
 
+static void a_run_of_stages_shows_each_and_the_whole(void **state)
+{
+    (void)state;
+    char *text = text_of(
+        "{'kind':'run','model':{'path':'m','format':'hf'},'output':{'path':'o','format':'h5'},"
+        "'predicted':{'passes':2,'between_bytes':1024,'peak_memory':5},'actual':{'seconds':2.5},"
+        "'result':{'parameters':7,'bytes_in':4096,'bytes_out':1024,'ratio':4},'steps':["
+        "{'kind':'run','steps':['prune: wanda, 2:4'],'summary':{'pruned':3},'tensors':[{'name':"
+        "'not.shown'}],'result':{'parameters':7}},"
+        "{'kind':'eval','steps':['eval: ppl on wiki'],'ppl':12.5},5,{}]}");
+    has(text, "step 1 of 4\n  steps    prune: wanda, 2:4\n");
+    has(text, "3 pruned");
+    has(text, "step 2 of 4\n  steps    eval: ppl on wiki\n  perplexity     12.50000\n");
+    has(text, "all steps\n");
+    has(text, "disk between steps");
+    has(text, "4.00× smaller");
+    assert_null(strstr(text, "not.shown"));
+    fits(text);
+    free(text);
+}
+
 static void long_names_are_cut_in_the_middle(void **state)
 {
     (void)state;
@@ -232,6 +253,9 @@ static void strange_documents_are_shown_without_harm(void **state)
         "'bytes_out':9223372036854775807,'zeros':9223372036854775807}]",
         ",'tensors':[{'name':'a\\u001b[31m\\nb','fallback':'x\\u0007y','note':'\\t'}],'path':'"
         "\\u001b[2J'",
+        ",'steps':[{'kind':'eval','ppl':'x','steps':5},{'kind':5,'tensors':3,'result':[],'steps':[{"
+        "}]"
+        "},7,null]",
         ",'predicted':{'seconds':1e300,'budget':-9223372036854775808,'passes':-1},'actual':{'"
         "resumed':true},"
         "'result':{'sparsity':1e300,'ratio':1e308,'pruned':{}},'cpu':{'isas':[{}]},'libraries':[{}]"
@@ -281,6 +305,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_plan_groups_equal_tensors_and_fallbacks),
         cmocka_unit_test(a_run_shows_predicted_beside_actual),
+        cmocka_unit_test(a_run_of_stages_shows_each_and_the_whole),
         cmocka_unit_test(long_names_are_cut_in_the_middle),
         cmocka_unit_test(an_inspection_lists_stats_files_and_origin),
         cmocka_unit_test(a_comparison_says_what_differs),

@@ -139,6 +139,18 @@ static int parse_fraction(struct parser *p, const char *name, const char *text, 
     return fail(p, "--%s: \"%s\" is not a number from 0 to 1", name, text);
 }
 
+static int parse_number(struct parser *p, const struct option_row *row, const char *text,
+                        double *value)
+{
+    if (row->kind == KIND_FRACTION)
+        return parse_fraction(p, row->name, text, value);
+    if (!parse_real(text, value) || *value < 0)
+        return fail(p, "--%s: \"%s\" is not a number from 0 up", row->name, text);
+    if (row->kind == KIND_SHARE && (*value > 1 || !(*value > 0)))
+        return fail(p, "--%s: \"%s\" is not a number above 0, at most 1", row->name, text);
+    return 0;
+}
+
 /* Reads the text of an option as its kind wants it. */
 static int parse_value(struct parser *p, enum option_id id, const char *text)
 {
@@ -190,11 +202,9 @@ static int parse_value(struct parser *p, enum option_id id, const char *text)
         v->whole = (int64_t)whole;
         break;
     case KIND_FRACTION:
-        return parse_fraction(p, row->name, text, &v->real);
+    case KIND_SHARE:
     case KIND_BOUND:
-        if (!parse_real(text, &v->real) || v->real < 0)
-            return fail(p, "--%s: \"%s\" is not a number from 0 up", row->name, text);
-        break;
+        return parse_number(p, row, text, &v->real);
     }
     return 0;
 }

@@ -20,8 +20,19 @@ enum option_id {
     OPT_SPARSITY,
     OPT_PATTERN,
     OPT_SCOPE,
+    OPT_BUDGET,
+    OPT_MULTIPLE,
     OPT_SCHEME,
+    OPT_SCHEMES,
+    OPT_BITS,
+    OPT_BYTES,
+    OPT_SENSITIVITY,
     OPT_SCALE,
+    OPT_DAMPING,
+    OPT_ACT_ORDER,
+    OPT_ALPHA,
+    OPT_GRID,
+    OPT_NO_CLIP,
     OPT_TO,
     OPT_MAX_SHARD_SIZE,
     OPT_STATS,
@@ -46,6 +57,10 @@ enum option_id {
     OPT_OUTPUTS,
     OPT_BATCH,
     OPT_PRECISION,
+    OPT_PROPAGATE,
+    OPT_NO_TRUE_SEQUENTIAL,
+    OPT_ERRORS,
+    OPT_CACHE,
     OPT_STEPS,
     OPT_EPOCHS,
     OPT_ACCUMULATE,
@@ -102,6 +117,7 @@ enum option_kind {
     KIND_SIZE,     /* bytes above 0 */
     KIND_FRACTION, /* 0..1 */
     KIND_BOUND,    /* a number from 0 up */
+    KIND_SHARE,    /* a number above 0, at most 1 */
     KIND_COUNT,    /* a whole number from 1 up */
     KIND_INDEX,    /* a whole number from 0 up */
 };
@@ -233,6 +249,12 @@ int do_recipe(const struct args *args, pare_recipe *recipe, bool plan);
 /* A copy of -o's text without slashes at its end: "out/" is the folder "out". NULL if there is no
  * memory. */
 char *copy_output(const struct args *args);
+
+/* The place of a word in a NULL-terminated list, or -1 after saying what an option expected. */
+int word_of(const char *option, const char *text, const char *const *words);
+
+/* --precision; false after saying what is wrong. */
+bool precision_of(const struct args *args, pare_dtype *compute);
 
 /* --include and --exclude added to a choice; false if there is no memory. */
 bool choice_append(pare_choice *choice, const pare_choice *more);

@@ -22,8 +22,7 @@ static int numbers(const char *text, double *list, int most)
     }
 }
 
-/* An index of a word in a NULL-terminated list; otherwise says what was expected and gives -1. */
-static int word_of(const char *option, const char *text, const char *const *words)
+int word_of(const char *option, const char *text, const char *const *words)
 {
     char list[128] = "";
     for (int i = 0; words[i]; i++) {
@@ -94,7 +93,7 @@ static pare_data_options data_of(const struct args *args, enum option_id path,
                                .seed = v[OPT_SEED].seed};
 }
 
-static bool precision_of(const struct args *args, pare_dtype *compute)
+bool precision_of(const struct args *args, pare_dtype *compute)
 {
     static const char *const words[] = {"f32", "bf16", NULL};
     const struct option_value *v = &args->value[OPT_PRECISION];

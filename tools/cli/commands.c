@@ -21,20 +21,33 @@ const struct command_row command_rows[] = {
      "continues where it was when the same command is given again, and ends with the same bytes.",
      "pare run recipe.yaml\npare run recipe.yaml -o out.h5 --threads 8", cmd_run},
     {"prune", "CKPT", 1,
-     "-o OUT [--method NAME] [--pattern PATTERN] [--sparsity FRACTION] [--scope global|layer]",
-     "set weights to zero",
+     "-o OUT [--method METHOD] [--pattern PATTERN] [--sparsity FRACTION] [--data DATA]",
+     "set weights to zero, or make the model smaller",
      "Removes the weights of lowest score from the layers that the architecture calls linear or "
-     "convolution; embeddings, norms, biases and the output head are left alone unless included.",
+     "convolution; embeddings, norms, biases and the output head are left alone unless "
+     "included.\n\n"
+     "Methods that look at what goes into the layers need --data: some samples of what the model "
+     "is for, 128 if --samples does not say. The patterns channel, head, layer and width take "
+     "whole "
+     "units out of the model, which is then an ordinary smaller one.",
      "pare prune model/ -o sparse/ --sparsity 0.5\n"
-     "pare prune model/ -o sparse.h5 --pattern 2:4 --exclude '*.0.*'",
+     "pare prune model/ -o sparse.h5 --pattern 2:4 --exclude '*.0.*'\n"
+     "pare prune model/ -o sparse/ --method sparsegpt --pattern 2:4 --data calib.npy --samples 128 "
+     "--seq-len 512\n"
+     "pare prune model/ -o small/ --pattern head --sparsity 0.25",
      cmd_prune},
-    {"quantize", "CKPT", 1, "-o OUT --scheme SCHEME [--method NAME] [--scale absmax|mse]",
+    {"quantize", "CKPT", 1, "-o OUT --scheme SCHEME [--method METHOD] [--data DATA]",
      "store weights in few bits",
      "Rounds the weights of linear layers and convolutions to few bits with scales, in the "
      "layout that transformers and vLLM load; embeddings, norms, biases and the output head are "
-     "left alone unless included. Weights that are zero stay zero.",
+     "left alone unless included. Weights that are zero stay zero.\n\n"
+     "Methods other than rtn, static activations and --schemes need --data: some samples of what "
+     "the model is for, 128 if --samples does not say.",
      "pare quantize model/ -o model-w4/ --scheme w4g128\n"
-     "pare quantize sparse.h5 -o small.h5 --scheme w4g128z --scale mse",
+     "pare quantize sparse.h5 -o small.h5 --scheme w4g128z --scale mse\n"
+     "pare quantize model/ -o model-w4/ --method gptq --scheme w4g128 --data calib.npy\n"
+     "pare quantize model/ -o mixed/ --method gptq --schemes w3g128,w4g128,w8 --bits 4.25 --data "
+     "calib.npy",
      cmd_quantize},
     {"distill", "", 0, "", "train a student to imitate a teacher", NULL, NULL, NULL},
     {"train", "CKPT|ARCH", 1, "--data DATA -o OUT (--epochs X | --steps N) [--lr X] [--batch B]",

@@ -1,0 +1,599 @@
+/* test_walk.c - compression with data, block by block: what is written, that it is the same however
+ * the work was cut, wherever it was done. */
+#include "train_fixture.h"
+
+#include "far_device.h"
+
+#include "pare/run.h"
+
+#include "engine/learn.h"
+
+#include "base/file.h"
+#include "base/json.h"
+
+#include <errno.h>
+#include <math.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* ---- the n-th write fails -------------------------------------------------------------------- */
+
+static volatile long writes_left = -1; /* negative: none fails */
+
+ssize_t pwrite(int fd, const void *bytes, size_t size, off_t offset)
+{
+    if (writes_left >= 0 && writes_left-- == 0) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return syscall(SYS_pwrite64, fd, bytes, size, offset);
+}
+
+/* ---- models and data ------------------------------------------------------------------------- */
+
+static const char llama[] =
+    "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, "
+    "\"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
+    "\"vocab_size\": 32, \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-05, "
+    "\"tie_word_embeddings\": true}";
+static const char vit[] = "vit:patch=2,dim=32,depth=2,heads=2,mlp=64,in=1,size=8,classes=4";
+static const char resnet[] = "resnet8-tiny:in=1,size=8,classes=4";
+
+typedef struct bench {
+    char *folder, *source, *out;
+    const char *data;
+    pare_run_options options;
+    pare_report *report;
+} bench;
+
+/* A checkpoint of a fresh model; nan: a tensor that holds one at row 5, column 7. */
+static void write_model(const char *arch, const char *config, const char *path, const char *nan)
+{
+    pare_backend *be = NULL;
+    pare_model_choice choice = {.arch = arch ? arch : config};
+    pare__subject subject = {.choice = &choice};
+    assert_ok(pare_cpu_create(NULL, &be));
+    assert_ok(
+        pare_model_create(&(pare_model_options){.arch = arch, .config = config}, &subject.model));
+    assert_ok(pare_model_prepare(
+        subject.model, be,
+        &(pare_model_shape){.batch = 1, .length = config ? 4 : 0, .compute = PARE_F32}));
+    assert_ok(pare_model_init(subject.model, 3));
+    if (nan) {
+        float *values = fixture_param(subject.model, nan)->value.data;
+        values[5 * 32 + 7] = NAN;
+    }
+    assert_ok(pare__model_write_out(&(pare__model_write){.subject = &subject,
+                                                         .be = be,
+                                                         .output = path,
+                                                         .recipe = "none",
+                                                         .data = "none",
+                                                         .sources = "{}",
+                                                         .overwrite = true}));
+    pare_model_free(&subject.model);
+    pare_backend_free(&be);
+}
+
+static bench make(const char *arch, const char *config)
+{
+    bench b = {.folder = test_folder_make(), .options = {.threads = 1, .device = "cpu"}};
+    assert_ok(pare__join(b.folder, "in.h5", &b.source));
+    assert_ok(pare__join(b.folder, "out.h5", &b.out));
+    write_model(arch, config, b.source, NULL);
+    b.data =
+        config ? fixture_tokens(b.folder, 24 * 16 + 1, 32) : fixture_images(b.folder, 24, true);
+    return b;
+}
+
+static void done(bench *b)
+{
+    pare_report_free(&b->report);
+    test_folder_remove(b->folder);
+    free(b->source);
+    free(b->out);
+}
+
+static pare_status run(bench *b, const char *step, const char *more)
+{
+    char text[2000];
+    pare_recipe *recipe = NULL;
+    int n =
+        snprintf(text, sizeof text,
+                 "model: %s\nsteps:\n  - compress: {%s, data: %s%s, samples: 24%s}\n  - export: "
+                 "{to: %s}\n",
+                 b->source, step, b->data, strstr(b->data, "tokens.u16") ? ", seq_len: 16" : "",
+                 more, b->out);
+    assert_true(n > 0 && (size_t)n < sizeof text);
+    pare_report_free(&b->report);
+    assert_ok(pare_recipe_parse(text, (size_t)n, "recipe", &recipe));
+    pare_status status = pare_run(recipe, &b->options, &b->report);
+    pare_recipe_free(&recipe);
+    return status;
+}
+
+static void clear(const bench *b)
+{
+    static const char *const endings[] = {"", ".walk", ".part", ".journal"};
+    for (int i = 0; i < 4; i++) {
+        char path[4200];
+        snprintf(path, sizeof path, "%s%s", b->out, endings[i]);
+        assert_ok(pare__remove_tree(path));
+    }
+}
+
+static char *bytes_of(const bench *b, int64_t *size)
+{
+    char *bytes = NULL;
+    assert_ok(pare__file_load(b->out, 1 << 26, &bytes, size));
+    return bytes;
+}
+
+/* Values of a tensor as a reader gets them; freed by the caller. */
+static float *values_of(const char *path, const char *name, int64_t *rows, int64_t *cols)
+{
+    pare_store *store = NULL;
+    pare_backend *be = NULL;
+    assert_ok(pare_cpu_create(NULL, &be));
+    assert_ok(pare_store_open(path, &store));
+    int64_t i = pare_store_find(store, name);
+    assert_true(i >= 0);
+    const pare_entry *e = pare_store_entry(store, i);
+    assert_int_equal(e->dtype, PARE_F32);
+    *rows = e->rows;
+    *cols = e->cols;
+    float *values = malloc((size_t)(e->rows * e->cols) * sizeof *values);
+    void *scratch = malloc((size_t)pare_store_scratch(store, i, e->rows) + 1);
+    assert_ok(pare_store_read_values(store, be, i, 0, e->rows, values, scratch));
+    free(scratch);
+    pare_store_close(&store);
+    pare_backend_free(&be);
+    return values;
+}
+
+/* ---- what the report says -------------------------------------------------------------------- */
+
+typedef struct outcome {
+    size_t layers, better, known, fallbacks;
+    char first_fallback[200];
+} outcome;
+
+static outcome look(const bench *b)
+{
+    char *text = NULL;
+    pare__json *root = NULL;
+    outcome o = {0};
+    assert_ok(pare_report_json(b->report, &text));
+    assert_ok(pare__json_parse(text, strlen(text), "report", &root));
+    const pare__json *layers = pare__json_get(root, "layers");
+    o.layers = pare__json_size(layers);
+    for (size_t i = 0; i < o.layers; i++) {
+        const pare__json *layer = pare__json_at(layers, i);
+        double before, after;
+        const char *fallback = pare__json_string(pare__json_get(layer, "fallback"));
+        if (fallback && o.fallbacks++ == 0)
+            snprintf(o.first_fallback, sizeof o.first_fallback, "%s", fallback);
+        if (!pare__json_real(pare__json_get(layer, "error_before"), &before) ||
+            !pare__json_real(pare__json_get(layer, "error_after"), &after))
+            continue;
+        o.known++;
+        o.better += after <= before * (1 + 1e-9);
+        assert_true(isfinite(after) && after >= 0);
+    }
+    pare__json_free(&root);
+    free(text);
+    assert_ok(pare_report_text(b->report, &text));
+    assert_non_null(strstr(text, "by data:"));
+    free(text);
+    return o;
+}
+
+/* n of every m stay, along the columns or (inner) the channels of a convolution. */
+static void check_nm(const char *path, const char *name, int n, int m, int64_t inner)
+{
+    int64_t R, C;
+    float *w = values_of(path, name, &R, &C);
+    for (int64_t r = 0; r < R; r++)
+        for (int64_t s = 0; s < inner; s++)
+            for (int64_t c = 0; c < C / inner; c += m) {
+                int kept = 0;
+                for (int64_t i = c; i < c + m; i++)
+                    kept += w[r * C + i * inner + s] != 0;
+                assert_true(kept <= n);
+            }
+    free(w);
+}
+
+/* ---- tests ----------------------------------------------------------------------------------- */
+
+static const char q_proj[] = "model.layers.1.self_attn.q_proj.weight",
+                  down_proj[] = "model.layers.1.mlp.down_proj.weight";
+
+static void wanda_leaves_the_share_of_each_row(void **state)
+{
+    (void)state;
+    bench b = make(NULL, llama);
+    assert_ok(run(&b, "prune: {method: wanda, sparsity: 0.5}", ""));
+    outcome o = look(&b);
+    assert_int_equal(o.layers, 14);
+    int64_t R, C;
+    float *w = values_of(b.out, down_proj, &R, &C);
+    for (int64_t r = 0; r < R; r++) {
+        int64_t zeros = 0;
+        for (int64_t c = 0; c < C; c++)
+            zeros += w[r * C + c] == 0;
+        assert_int_equal(zeros, C / 2);
+    }
+    free(w);
+    clear(&b);
+    assert_ok(run(&b, "prune: {method: wanda, pattern: '2:4'}", ""));
+    check_nm(b.out, q_proj, 2, 4, 1);
+    check_nm(b.out, down_proj, 2, 4, 1);
+    done(&b);
+}
+
+/* The first site sees what nothing has changed yet, so its scores can be had otherwise. */
+static void wanda_takes_the_lowest_scores(void **state)
+{
+    (void)state;
+    const char *name = "model.layers.0.self_attn.k_proj.weight";
+    bench b = make(NULL, llama);
+    int64_t R, C, rows, cols;
+    assert_ok(run(&b, "prune: {method: wanda, sparsity: 0.25}", ""));
+    float *was = values_of(b.source, name, &R, &C), *is = values_of(b.out, name, &R, &C);
+    float *emb = values_of(b.source, "model.embed_tokens.weight", &rows, &cols);
+    uint16_t tokens[24 * 16];
+    FILE *file = fopen(b.data, "rb");
+    assert_int_equal(fread(tokens, 2, 24 * 16, file), 24 * 16);
+    fclose(file);
+    double square[64] = {0};
+    for (int t = 0; t < 24 * 16; t++) { /* behind the first norm, whose weights are 1 */
+        const float *x = emb + tokens[t] * cols;
+        double mean = 0;
+        for (int64_t c = 0; c < cols; c++)
+            mean += (double)x[c] * (double)x[c] / (double)cols;
+        for (int64_t c = 0; c < cols; c++)
+            square[c] += (double)x[c] * (double)x[c] / (mean + 1e-5);
+    }
+    for (int64_t r = 0; r < R; r++) {
+        double gone = 0, kept = INFINITY;
+        for (int64_t c = 0; c < C; c++) {
+            double score = fabs((double)was[r * C + c]) * sqrt(square[c]);
+            if (is[r * C + c] == 0)
+                gone = score > gone ? score : gone;
+            else
+                kept = score < kept ? score : kept;
+            assert_true(is[r * C + c] == 0 || is[r * C + c] == was[r * C + c]);
+        }
+        assert_true(gone <= kept * (1 + 1e-5));
+    }
+    free(emb);
+    free(is);
+    free(was);
+    done(&b);
+}
+
+static void sweeps_are_better_than_plain_methods(void **state)
+{
+    (void)state;
+    static const char *const steps[] = {
+        "prune: {method: sparsegpt, sparsity: 0.5}",
+        "prune: {method: sparsegpt, pattern: '2:4'}",
+        "quantize: {method: gptq, scheme: w4g32}",
+        "quantize: {method: gptq, scheme: w3g32z, act_order: true}",
+    };
+    bench b = make(NULL, llama);
+    for (int i = 0; i < 4; i++) {
+        assert_ok(run(&b, steps[i], ""));
+        outcome o = look(&b);
+        assert_int_equal(o.layers, 14);
+        assert_int_equal(o.known, 14);
+        assert_true(o.better >= 11);
+        clear(&b);
+    }
+    done(&b);
+}
+
+static void a_joint_sweep_is_sparse_and_quantised(void **state)
+{
+    (void)state;
+    bench b = make(NULL, llama);
+    assert_ok(run(&b,
+                  "prune: {method: sparsegpt, pattern: '2:4'}, quantize: {method: gptq, scheme: "
+                  "w4g32}",
+                  ""));
+    check_nm(b.out, q_proj, 2, 4, 1);
+    check_nm(b.out, down_proj, 2, 4, 1);
+    outcome o = look(&b);
+    assert_int_equal(o.known, 14);
+    assert_true(o.better >= 11);
+    pare_store *store = NULL;
+    assert_ok(pare_store_open(b.out, &store));
+    const pare_entry *e = pare_store_entry(store, pare_store_find(store, q_proj));
+    assert_int_equal(e->form, PARE_FORM_QUANT);
+    pare_store_close(&store);
+    clear(&b);
+    assert_ok(run(&b,
+                  "prune: {method: wanda, pattern: '2:4'}, quantize: {method: gptq, scheme: "
+                  "w4g32}",
+                  ""));
+    check_nm(b.out, q_proj, 2, 4, 1);
+    done(&b);
+}
+
+/* Folded scales leave the function as it is: what is not quantised is changed, and the model's
+ * outputs are near. */
+static void scales_are_folded_away(void **state)
+{
+    (void)state;
+    static const char *const steps[] = {
+        "quantize: {method: awq, scheme: w8g32}",
+        "quantize: {method: smoothquant, scheme: w8a8}",
+        "quantize: {method: smoothquant, scheme: w8a8s}",
+    };
+    bench b = make(NULL, llama);
+    for (int i = 0; i < 3; i++) {
+        pare_report *report = NULL;
+        bool differs;
+        assert_ok(run(&b, steps[i], i == 1 ? ", true_sequential: false" : ""));
+        assert_int_equal(look(&b).layers, 14);
+        pare_eval_job job = {.model = {.checkpoint = b.out},
+                             .against = {.checkpoint = b.source},
+                             .data = {.path = b.data, .seq_len = 16, .pad_id = -2, .bos_id = -1},
+                             .metrics = PARE_METRIC_KLD};
+        assert_ok(pare_eval(&job, false, &b.options, &report));
+        char *text = NULL;
+        assert_ok(pare_report_json(report, &text));
+        pare__json *root = NULL;
+        double kld = 1;
+        assert_ok(pare__json_parse(text, strlen(text), "eval", &root));
+        assert_true(pare__json_real(pare__json_get(root, "kld"), &kld));
+        assert_true(kld < 1e-5);
+        pare__json_free(&root);
+        free(text);
+        pare_report_free(&report);
+        assert_ok(pare_compare(b.source, b.out, 1, &b.options, &report, &differs));
+        pare_report_free(&report);
+        clear(&b);
+    }
+    done(&b);
+}
+
+static void images_go_through_too(void **state)
+{
+    (void)state;
+    bench b = make(resnet, NULL);
+    assert_ok(run(&b, "prune: {method: sparsegpt, pattern: '2:4'}", ""));
+    outcome o = look(&b);
+    assert_true(o.layers >= 8 && o.better == o.known);
+    clear(&b);
+    assert_ok(run(
+        &b, "prune: {method: wanda, pattern: '2:4'}, quantize: {method: gptq, scheme: w4}", ""));
+    done(&b);
+    b = make(vit, NULL);
+    assert_ok(run(&b, "quantize: {method: gptq, scheme: w4g32}", ", batch: 7"));
+    o = look(&b);
+    assert_true(o.layers >= 8 && o.better == o.known);
+    done(&b);
+}
+
+/* Rows of padding do not count: longer rows of the same tokens give the same weights. */
+static void padding_is_left_out(void **state)
+{
+    (void)state;
+    static const char bert[] =
+        "{\"model_type\": \"bert\", \"hidden_size\": 32, \"intermediate_size\": 64, "
+        "\"num_hidden_layers\": 1, \"num_attention_heads\": 4, \"vocab_size\": 32, "
+        "\"max_position_embeddings\": 64, \"type_vocab_size\": 2}";
+    const char *name = "encoder.layer.0.attention.self.query.weight";
+    bench b = make(NULL, bert);
+    float *got[2];
+    int64_t R, C;
+    uint16_t rows[24][20];
+    char path[4200];
+    for (int round = 0; round < 2; round++) {
+        int length = round ? 20 : 10;
+        snprintf(path, sizeof path, "%s/tokens%d.npy", b.folder, round);
+        char head[128];
+        int n = snprintf(head, sizeof head,
+                         "{'descr': '<u2', 'fortran_order': False, 'shape': (24, %d), }", length);
+        memset(head + n, ' ', sizeof head - (size_t)n);
+        head[117] = '\n';
+        FILE *file = fopen(path, "wb");
+        assert_int_equal(fwrite("\x93NUMPY\1\0\x76\0", 1, 10, file), 10);
+        assert_int_equal(fwrite(head, 1, 118, file), 118);
+        for (int r = 0; r < 24; r++) {
+            for (int t = 0; t < length; t++)
+                rows[r][t] = (uint16_t)(t < 8 ? 1 + (r * 7 + t * 5) % 31 : 0);
+            assert_int_equal(fwrite(rows[r], 2, (size_t)length, file), length);
+        }
+        fclose(file);
+        b.data = path;
+        clear(&b);
+        assert_ok(run(&b, "quantize: {method: gptq, scheme: w4g32}",
+                      round ? ", pad_id: 0, seq_len: 20" : ", pad_id: 0, seq_len: 10"));
+        got[round] = values_of(b.out, name, &R, &C);
+    }
+    double apart = 0, size = 0;
+    for (int64_t e = 0; e < R * C; e++) {
+        apart += fabs((double)(got[0][e] - got[1][e]));
+        size += fabs((double)got[0][e]);
+    }
+    assert_true(apart <= 0.001 * size);
+    free(got[0]);
+    free(got[1]);
+    done(&b);
+}
+
+static void ways_of_running_differ_and_repeat(void **state)
+{
+    (void)state;
+    static const char *const more[] = {"", ", true_sequential: false", ", propagate: dense"};
+    bench b = make(NULL, llama);
+    char cache[4200];
+    int64_t size, again, R, C;
+    float *want = NULL;
+    for (int i = 0; i < 3; i++) {
+        char *bytes[2];
+        for (int round = 0; round < 2; round++) {
+            clear(&b);
+            assert_ok(run(&b, "quantize: {method: awq, scheme: w4g32}", more[i]));
+            bytes[round] = bytes_of(&b, round ? &again : &size);
+        }
+        assert_int_equal(size, again);
+        assert_memory_equal(bytes[0], bytes[1], (size_t)size);
+        free(bytes[0]);
+        free(bytes[1]);
+    }
+    snprintf(cache, sizeof cache, ", propagate: dense, cache: %s/cache", b.folder);
+    for (int round = 0; round < 2; round++) {
+        clear(&b);
+        assert_ok(run(&b, "quantize: {method: awq, scheme: w4g32}", cache));
+        float *values = values_of(b.out, down_proj, &R, &C);
+        if (round)
+            assert_memory_equal(values, want, (size_t)(R * C) * sizeof *values);
+        free(want);
+        want = values;
+    }
+    free(want);
+    done(&b);
+}
+
+/* Every so many writes one fails; the same command goes on, until it is done. */
+static void cut_and_continued_it_ends_with_the_same_bytes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *step, *more;
+    } jobs[] = {
+        {"quantize: {method: awq, scheme: w4g32}", ""},
+        {"prune: {method: sparsegpt, sparsity: 0.5}", ""},
+        {"quantize: {method: awq, scheme: w4g32}", ", true_sequential: false"},
+        {"quantize: {method: gptq, scheme: w4g32}", ", propagate: dense"},
+    };
+    bench b = make(NULL, llama);
+    for (size_t j = 0; j < sizeof jobs / sizeof *jobs; j++) {
+        int64_t size, again;
+        int cuts = 0;
+        clear(&b);
+        assert_ok(run(&b, jobs[j].step, jobs[j].more));
+        char *want = bytes_of(&b, &size);
+        clear(&b);
+        for (pare_status status = PARE_ERR_FULL; status != PARE_OK; cuts++) {
+            writes_left = 23 + 5 * (long)j;
+            status = run(&b, jobs[j].step, jobs[j].more);
+            writes_left = -1;
+            if (status != PARE_OK)
+                assert_int_equal(status, PARE_ERR_FULL);
+            assert_true(cuts < 100);
+        }
+        assert_true(cuts > 2);
+        char *got = bytes_of(&b, &again);
+        assert_int_equal(again, size);
+        assert_memory_equal(got, want, (size_t)size);
+        free(got);
+        free(want);
+        char path[4200];
+        snprintf(path, sizeof path, "%s.walk", b.out);
+        assert_false(pare__exists(path));
+    }
+    done(&b);
+}
+
+static void another_way_of_computing_is_refused(void **state)
+{
+    (void)state;
+    const char *step = "quantize: {method: gptq, scheme: w4g32}";
+    bench b = make(NULL, llama);
+    writes_left = 40;
+    assert_status(run(&b, step, ""), PARE_ERR_FULL);
+    writes_left = -1;
+    b.options.threads = 2;
+    assert_status(run(&b, step, ""), PARE_ERR_EXISTS);
+    assert_non_null(strstr(pare_last_error(), "1 thread"));
+    assert_non_null(strstr(pare_last_error(), "2 threads"));
+    b.options.overwrite = true;
+    assert_ok(run(&b, step, ""));
+    done(&b);
+}
+
+static void a_device_gives_nearly_the_same(void **state)
+{
+    (void)state;
+    const run_device *device = far_device();
+    if (!device || !device->set_up((int64_t)1 << 30)) {
+        skip();
+        return;
+    }
+    static const char *const steps[] = {
+        "prune: {method: wanda, pattern: '2:4'}, quantize: {method: awq, scheme: w4g32}",
+        "prune: {method: sparsegpt, sparsity: 0.5}",
+    };
+    bench b = make(NULL, llama);
+    for (int i = 0; i < 2; i++) {
+        int64_t R, C;
+        double apart = 0, size = 0;
+        b.options.device = "cpu";
+        assert_ok(run(&b, steps[i], ""));
+        float *want = values_of(b.out, q_proj, &R, &C);
+        clear(&b);
+        b.options.device = "cuda";
+        assert_ok(run(&b, steps[i], ""));
+        float *got = values_of(b.out, q_proj, &R, &C);
+        for (int64_t e = 0; e < R * C; e++) {
+            apart += fabs((double)(got[e] - want[e]));
+            size += fabs((double)want[e]);
+        }
+        assert_true(apart <= 0.02 * size);
+        free(got);
+        free(want);
+        clear(&b);
+    }
+    done(&b);
+}
+
+static void what_cannot_be_is_said(void **state)
+{
+    (void)state;
+    const char *step = "quantize: {method: gptq, scheme: w4g32}";
+    bench b = make(NULL, llama);
+    char path[4200];
+    b.options.memory = 1 << 20;
+    assert_status(run(&b, step, ""), PARE_ERR_MEMORY);
+    assert_non_null(strstr(pare_last_error(), "it needs"));
+    b.options.memory = 0;
+    snprintf(path, sizeof path, "%s/short.u16", b.folder);
+    FILE *file = fopen(path, "wb");
+    assert_int_equal(fwrite("\1\0\2\0", 1, 4, file), 4);
+    fclose(file);
+    b.data = path;
+    char text[5000];
+    snprintf(text, sizeof text, ", seq_len: 16");
+    assert_int_not_equal(run(&b, step, text), PARE_OK);
+    assert_false(pare__exists(b.out));
+    write_model(NULL, llama, b.source, q_proj);
+    b.data = fixture_tokens(b.folder, 24 * 16 + 1, 32);
+    assert_status(run(&b, step, ""), PARE_ERR_DAMAGED);
+    assert_non_null(strstr(pare_last_error(), q_proj));
+    assert_non_null(strstr(pare_last_error(), "row 5, column 7"));
+    assert_false(pare__exists(b.out));
+    done(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(wanda_leaves_the_share_of_each_row),
+        cmocka_unit_test(wanda_takes_the_lowest_scores),
+        cmocka_unit_test(sweeps_are_better_than_plain_methods),
+        cmocka_unit_test(a_joint_sweep_is_sparse_and_quantised),
+        cmocka_unit_test(scales_are_folded_away),
+        cmocka_unit_test(images_go_through_too),
+        cmocka_unit_test(padding_is_left_out),
+        cmocka_unit_test(ways_of_running_differ_and_repeat),
+        cmocka_unit_test(cut_and_continued_it_ends_with_the_same_bytes),
+        cmocka_unit_test(another_way_of_computing_is_refused),
+        cmocka_unit_test(a_device_gives_nearly_the_same),
+        cmocka_unit_test(what_cannot_be_is_said),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
