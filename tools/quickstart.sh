@@ -61,11 +61,28 @@ show $pare train "$NET" --data "$images#train" --epochs 3 --lr 0.2 --crop 2 --fl
     --overwrite
 show $pare prune dense.h5 -o sparse.h5 --sparsity 0.8 --overwrite | tail -n 4
 show $pare train sparse.h5 --data "$images#train" --epochs 1 --lr 0.05 -o retrained.h5 --overwrite
-show $pare quantize retrained.h5 -o retrained-w4.h5 --scheme w4 --overwrite | tail -n 4
+show $pare quantize retrained.h5 -o retrained-w3.h5 --scheme w3 --overwrite | tail -n 4
+
+say "The same with 256 images that show it what goes into each layer; and a sweep that does both"
+show $pare quantize retrained.h5 -o gptq-w3.h5 --method gptq --scheme w3 --data "$images#train" \
+    --samples 256 --overwrite | tail -n 4
+cat >sweep.yaml <<Y
+model: dense.h5
+data: { calibration: "$images#train", eval: "$images#test" }
+steps:
+  - compress:
+      prune: { method: sparsegpt, pattern: "2:4" }
+      quantize: { method: gptq, scheme: w4 }
+      samples: 256
+  - eval: { metric: [top1] }
+  - export: { to: sweep.h5 }
+Y
+cat sweep.yaml
+show $pare run sweep.yaml --overwrite | tail -n 30
 
 say "What each of them keeps (10,000 images that none has seen)"
 printf '  %-18s %-22s %s\n' model "accuracy" "size"
-for out in dense.h5 sparse.h5 retrained.h5 retrained-w4.h5; do
+for out in dense.h5 sparse.h5 retrained.h5 retrained-w3.h5 gptq-w3.h5 sweep.h5; do
     printf '  %-18s %-22s %s\n' "$out" \
         "$($pare eval "$out" --data "$images#test" --metric top1 --quiet |
             sed -n 's/^  top-1 *//p')" \

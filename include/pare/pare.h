@@ -2,6 +2,7 @@
 #ifndef PARE_PARE_H
 #define PARE_PARE_H
 
+#include "pare/alloc.h"
 #include "pare/array.h"
 #include "pare/backend.h"
 #include "pare/batch.h"

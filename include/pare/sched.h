@@ -12,6 +12,7 @@
 #ifndef PARE_SCHED_H
 #define PARE_SCHED_H
 
+#include "pare/alloc.h"
 #include "pare/log.h"
 #include "pare/status.h"
 
@@ -94,12 +95,6 @@ pare_status pare_journal_sync(pare_journal *journal);
 
 /* Closes, and with `remove` deletes the file. NULL is fine. */
 void pare_journal_close(pare_journal **journal, bool remove);
-
-/* Peak of anonymous and shared-memory resident bytes of this process, as sampled since start (at
- * stage ends). */
-int64_t pare_memory_peak(void);
-/* The same now; it joins the peak. */
-int64_t pare_memory_now(void);
 
 #ifdef __cplusplus
 }

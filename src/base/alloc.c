@@ -5,10 +5,14 @@
 #include "base/alloc.h"
 #include "base/check.h"
 
+#include "pare/alloc.h"
+
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* What is given back from here on was worth a look: then there was most. */
+#define SAMPLE_FROM ((size_t)1 << 20)
 #define HUGE_FROM ((size_t)4 << 20) /* below this a huge page wastes more than it saves */
 
 static void put(void *memory, void *pointer)
@@ -87,8 +91,11 @@ pare_status pare__pages(size_t size, void *memory)
 
 void pare__pages_free(void *memory, size_t size)
 {
-    if (memory != NULL)
-        munmap(memory, whole_pages(size));
+    if (memory == NULL)
+        return;
+    if (size >= SAMPLE_FROM)
+        (void)pare_memory_now();
+    munmap(memory, whole_pages(size));
 }
 
 int pare__mul(int64_t a, int64_t b, int64_t *product)

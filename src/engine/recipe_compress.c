@@ -290,6 +290,7 @@ static void read_mixed(pare__reader *r, const pare__step_map *map, pare_quant_st
         pare__read_above_zero(&r->problems, v[PARE__KEY_BITS], "bits", 64, &mixed->bits);
     if (v[PARE__KEY_BYTES])
         pare__read_size(&r->problems, v[PARE__KEY_BYTES], "bytes", &mixed->bytes);
+    mixed->kld = mixed->count > 0;
     if (v[PARE__KEY_SENSITIVITY])
         mixed->kld =
             pare__read_word(&r->problems, v[PARE__KEY_SENSITIVITY], "sensitivity", harms) == 1;

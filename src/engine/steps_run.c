@@ -172,7 +172,8 @@ static pare_status begin_folder(const pare__chain *chain, const char *key)
 /* ---- what is done already -------------------------------------------------------------------- */
 
 /* The report of stage i if it is done: kept here, or just written by the stage itself, which
- * removes its journal after that. */
+ * removes its journal after that; then it is kept here too, where it stays when the output has got
+ * its name. */
 static pare_status load_report(const work *w, size_t i, pare_report **report)
 {
     const char *output = w->chain->stages[i].recipe.output;
@@ -182,8 +183,11 @@ static pare_status load_report(const work *w, size_t i, pare_report **report)
     if (exists_with(name, ".report.json"))
         status = pare_report_load(name, report);
     else if (output && pare__exists(output) && exists_with(output, ".report.json") &&
-             !exists_with(output, ".journal"))
+             !exists_with(output, ".journal")) {
         status = pare_report_load(output, report);
+        if (status == PARE_OK)
+            status = pare__report_save(*report, name);
+    }
     free(name);
     if (status != PARE_OK)
         pare__trail(__func__);

@@ -17,13 +17,6 @@ typedef struct table {
     int *choice;
 } table;
 
-/* What a layer's harm counts for: an error relative to the layer's own output, for its weights, so
- * that large and small layers that suffer alike get the same bits; the model's, as it is. */
-static double share_of(const pare__question *q, const pare__survey_layer *l)
-{
-    return q->quant && !q->quant->mixed.kld ? (double)l->weights : 1;
-}
-
 static pare_status make_table(const pare__question *q, table *t)
 {
     size_t cells = q->count * (size_t)q->options;
@@ -35,8 +28,7 @@ static pare_status make_table(const pare__question *q, table *t)
     for (size_t l = 0; l < q->count; l++) {
         size_t row = l * (size_t)q->options;
         t->weights[l] = q->layers[l].weights;
-        for (int i = 0; i < q->options; i++)
-            t->harm[row + (size_t)i] = q->layers[l].harm[i] * share_of(q, &q->layers[l]);
+        memcpy(t->harm + row, q->layers[l].harm, (size_t)q->options * sizeof *t->harm);
         if (q->layers[l].cost)
             memcpy(t->cost + row, q->layers[l].cost, (size_t)q->options * sizeof *t->cost);
     }

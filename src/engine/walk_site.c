@@ -400,7 +400,6 @@ static pare_status solve(pare__solving *s)
         PARE_TRY(relative_error(s, &s->k->report.error_after));
     }
     PARE_TRY(find_act_scale(s));
-    (void)pare_memory_now(); /* here it holds the most */
     PARE_TRY(make_sure(s, &seen));
     s->k->nonzeros = seen.count - seen.zeros;
     PARE_TRY(pare__walk_write(s->w, s->t, &s->room.layer, s->room.narrow));

@@ -116,6 +116,38 @@ def make_images(path, count=64, side=8, classes=4):
     write(f"{path}-labels-idx1-ubyte", struct.pack(">2I", 0x801, count) + bytes(labels))
 
 
+def make_llama(path, layers=2):
+    """A Hugging Face directory of a decoder of random weights, and tokens for it, PATH.u16."""
+    rng = random.Random(4)
+    header, data = {}, b""
+
+    def add(name, *shape):
+        nonlocal data
+        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        values = [rng.gauss(0, 0.15) if len(shape) > 1 else 1.0 for _ in range(count)]
+        header[name] = entry("F32", list(shape), len(data), len(data) + 4 * count)
+        data += struct.pack(f"<{count}f", *values)
+
+    add("model.embed_tokens.weight", 32, 32)
+    for i in range(int(layers)):
+        layer = f"model.layers.{i}."
+        add(layer + "input_layernorm.weight", 32)
+        add(layer + "post_attention_layernorm.weight", 32)
+        for name, rows, cols in (("self_attn.q", 32, 32), ("self_attn.k", 16, 32),
+                                 ("self_attn.v", 16, 32), ("self_attn.o", 32, 32),
+                                 ("mlp.gate", 64, 32), ("mlp.up", 64, 32), ("mlp.down", 32, 64)):
+            add(f"{layer}{name}_proj.weight", rows, cols)
+    add("model.norm.weight", 32)
+    os.makedirs(path)
+    write(f"{path}/model.safetensors", pack(header, data))
+    with open(f"{path}/config.json", "w") as file:
+        json.dump({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 32,
+                   "intermediate_size": 64, "num_hidden_layers": int(layers), "vocab_size": 32,
+                   "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+                   "max_position_embeddings": 64, "tie_word_embeddings": True}, file)
+    write(f"{path}.u16", struct.pack("<257H", *(rng.randrange(32) for _ in range(257))))
+
+
 def make_small(path):
     """Scalars, empty tensors, a vector beside a matrix."""
     header = {"a.weight": entry("F32", [16, 64], 0, 4096),

@@ -136,4 +136,26 @@ for n in $(seq 1 40); do
 done
 [ $unread -ge 1 ] || fail 'no read-back was seen to fail'
 
+# ---- with data: what the device began it alone goes on with, to the same bytes
+
+make llama tiny 1
+gptq=("$PARE" quantize tiny --method gptq --scheme w4g32 --data tiny.u16 --seq-len 16 --samples 6)
+refuse 4 'cuda:0 .*it needs .* may be used' "${gptq[@]}" -o out.h5 --device cuda \
+    --device-memory 64M
+[ -z "$(ls -d out.* 2>/dev/null)" ] || fail "a refusal for memory left $(ls -d out.*)"
+expect 0 . "${gptq[@]}" -o walked.h5 --device cuda --quiet
+for fault in FAIL_ALLOC=12:4 FAIL_ALLOC=30:4 FAIL_LAUNCH=60:1 FAIL_LAUNCH=200:1 LOSE=900:1; do
+    rm -rf out.h5*
+    env "CUDASIM_${fault%:*}" "${gptq[@]}" -o out.h5 --device cuda --quiet >stdout.txt 2>stderr.txt
+    code=$?
+    [ $code -eq "${fault#*:}" ] || fail "$fault: exit $code: $(cat stderr.txt)"
+    [ "$(grep -c . stderr.txt)" -eq 1 ] || fail "$fault: not one sentence: $(cat stderr.txt)"
+    [ ! -e out.h5 ] || fail "$fault: something lies under the final name"
+    [ ! -d out.h5.walk ] || [ ! -e out.h5.journal ] || expect 2 'was begun with .*cuda:0' \
+        "${gptq[@]}" -o out.h5 --device cpu
+    expect 0 . "${gptq[@]}" -o out.h5 --device cuda --quiet
+    cmp out.h5 walked.h5 || fail "$fault: continued, with other bytes"
+    [ "$(ls -d out.h5* | tr '\n' ' ')" = 'out.h5 out.h5.report.json ' ] || fail "$fault: left $(ls -d out.*)"
+done
+
 finish

@@ -124,7 +124,6 @@ cudaError_t allocate(void **memory, size_t bytes)
     *memory = bytes ? sim_memory_take(current, bytes) : nullptr;
     if (bytes && !*memory)
         return keep(cudaErrorMemoryAllocation);
-    counts.bytes += (int64_t)bytes;
     return cudaSuccess;
 }
 
@@ -240,7 +239,10 @@ void cudasim_heal(void)
 cudasim_counts cudasim_count(void)
 {
     GUARD;
-    return counts;
+    cudasim_counts now = counts;
+    for (int device = 0; device < set().devices; device++)
+        now.bytes += (int64_t)sim_memory_used(device);
+    return now;
 }
 
 /* ---- devices --------------------------------------------------------------------------------- */

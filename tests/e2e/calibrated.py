@@ -15,7 +15,7 @@ from support import pare
 
 torch.set_num_threads(1)  # these models are too small for more
 VOCABULARY, T, WINDOWS = 61, 32, 32
-CALIBRATE = ("--samples", WINDOWS, "--threads", 2)
+CALIBRATE = ("--samples", WINDOWS, "--threads", 1)
 LLAMA = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": VOCABULARY,
          "max_position_embeddings": 64, "tie_word_embeddings": False}
@@ -43,6 +43,8 @@ def trained_llama(steps=120):
         for name, x in model.named_parameters():
             if "layernorm" in name:
                 x[::13] *= 6
+            elif "v_proj" in name or "up_proj" in name:
+                x[::7] *= 4
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     text = torch.tensor(stream(16 * steps * T, 2), dtype=torch.long).reshape(steps, 16, T)
     for rows in text:
@@ -115,7 +117,7 @@ class Images:
         pixels = images(16, 32, 32)
         np.save(self.data, pixels)
         self.options = ("--arch", "resnet8-tiny", "--data", self.data, "--samples", len(pixels),
-                        "--threads", 2)
+                        "--threads", 1)
         self.inputs = torch.tensor(pixels).permute(0, 3, 1, 2)
         self.seen = None
         names = ["conv2d"] + [f"conv2d_{i}" for i in range(1, 9)]

@@ -10,7 +10,7 @@ from support import LONG, MIB, folder, main, pare, pare_json, watched
 
 # A llama in float32: 4 D·D + 3 D·HIDDEN weights a layer.
 D, HIDDEN, LAYERS, LENGTH, SAMPLES = (
-    (1024, 2816, 40, 256, 32) if LONG else (512, 1408, 24, 128, 8))
+    (1024, 2816, 40, 256, 32) if LONG else (512, 1408, 17, 128, 8))
 VOCABULARY, HEADS = 256, 8
 DATA = ("--data", "tokens.u16", "--seq-len", LENGTH, "--samples", SAMPLES, "--threads", 2)
 JOBS = {

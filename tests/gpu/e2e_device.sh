@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The program on a CUDA device, real or simulated, beside itself on the CPU: pruning and quantising
-# give the same bytes, training and measuring the same numbers. PARE names the program. Exit 77
+# give the same bytes, training, measuring and methods with data the same numbers. PARE names the program. Exit 77
 # where there is no device.
 . "$(dirname "$0")/../cli/lib.sh"
 
@@ -80,4 +80,57 @@ assert a["predicted"]["device"].startswith("cuda:0"), a["predicted"]
 assert abs(a["loss"] - b["loss"]) < 1e-4 and a["top1"] == b["top1"], (a["loss"], b["loss"])
 PY
 done
+
+# ---- with data
+
+# near SOURCE DATA... -- COMMAND...: what the command makes on the device measures as what it makes
+# on the CPU.
+near() {
+    local source=$1 measured=()
+    shift
+    while [ "$1" != -- ]; do
+        measured+=("$1")
+        shift
+    done
+    shift
+    for device in cuda cpu; do
+        rm -f "$device.h5" "$device.h5.report.json"
+        "$@" -o "$device.h5" --device "$device" --quiet >stdout.txt 2>stderr.txt ||
+            fail "$* --device $device: $(tail -n 1 stderr.txt)"
+        "$PARE" eval "$device.h5" --against "$source" "${measured[@]}" --device "$device" \
+            --json >"$device.json" 2>stderr.txt || fail "eval: $(tail -n 1 stderr.txt)"
+    done
+    "$PYTHON" - <<'PY' || fail "$*: something else comes of it on the device"
+import json
+cuda, cpu = (json.load(open(f"{device}.json")) for device in ("cuda", "cpu"))
+assert abs(cuda["loss"] - cpu["loss"]) < 0.01, (cuda["loss"], cpu["loss"])
+assert abs(cuda["kld"] - cpu["kld"]) < 0.05 * cpu["kld"] + 1e-5, (cuda["kld"], cpu["kld"])
+PY
+    printf 'ok    %s: as on the CPU\n' "${*#"$PARE"}"
+}
+
+make llama tiny
+tokens=(--data tiny.u16 --seq-len 16)
+some=(--samples 8)
+recipe() { # STEP...: a recipe of them
+    printf 'model: tiny\ndata: {calibration: tiny.u16, eval: tiny.u16}\nsteps:\n' >recipe.yaml
+    printf '  - %s\n' "$@" >>recipe.yaml
+}
+with='samples: 8, seq_len: 16'
+recipe "compress: {prune: {method: sparsegpt, pattern: '2:4'}, quantize: {method: gptq, scheme: \
+w4g32}, $with}" 'eval: {metric: [ppl, kld], against: tiny, seq_len: 16}' 'export: {}'
+near tiny "${tokens[@]}" -- "$PARE" run recipe.yaml
+recipe "prune: {method: wanda, pattern: '2:4', $with}" "quantize: {method: gptq, scheme: w4g32, \
+$with}"
+near tiny "${tokens[@]}" -- "$PARE" run recipe.yaml
+quantize=("$PARE" quantize tiny "${tokens[@]}" "${some[@]}")
+near tiny "${tokens[@]}" -- "${quantize[@]}" --method awq --scheme w4g32
+near tiny "${tokens[@]}" -- "${quantize[@]}" --method smoothquant --scheme w8a8s
+near tiny "${tokens[@]}" -- "${quantize[@]}" --schemes w3g32,w4g32,w8 --bits 5 --method gptq
+near tiny "${tokens[@]}" -- "$PARE" prune tiny --pattern channel --sparsity 0.25 --method taylor \
+    "${tokens[@]}" "${some[@]}"
+
+mv cuda.h5 cnn.h5 # of the training above
+near cnn.h5 "${data[@]}" -- "$PARE" prune cnn.h5 --method sparsegpt --sparsity 0.5 "${data[@]}" \
+    --samples 24
 finish

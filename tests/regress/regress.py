@@ -33,7 +33,14 @@ SAMPLES = {"bert_tiny_sst2": 872, "vit_cifar10": 10000, "resnet8": 10000, "resne
 
 # (model, method, setting, "metric" or "error"): where the order of the literature is not what
 # is measured, and why.
-EXCEPTIONS = {}
+# Wanda looks at each weight by itself. Behind a ReLU inputs have means in common, so what several
+# weights of a row lose adds up to a shift, and these small networks' batch norms pass it on; the
+# sweep of SparseGPT makes up for it.
+EXCEPTIONS = {
+    ("resnet8", "wanda", "0.5", "error"),
+    ("resnet20", "wanda", "0.5", "metric"),
+    ("resnet20", "wanda", "2:4", "metric"),
+}
 
 
 class Model:

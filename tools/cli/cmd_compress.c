@@ -207,8 +207,8 @@ int cmd_quantize(const struct args *args)
     static const char *const harms[] = {"output", "kld", NULL};
     const struct option_value *v = args->value;
     int code = check_schemes(v);
-    int harm =
-        v[OPT_SENSITIVITY].given ? word_of("sensitivity", v[OPT_SENSITIVITY].text, harms) : 0;
+    int harm = v[OPT_SENSITIVITY].given ? word_of("sensitivity", v[OPT_SENSITIVITY].text, harms)
+                                        : v[OPT_SCHEMES].given; /* kld */
     if (code || harm < 0)
         return 2;
     pare_recipe *recipe = begin(args, &code);

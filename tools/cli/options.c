@@ -43,7 +43,8 @@ const struct option_row option_rows[OPTIONS] = {
                    "of --schemes: bytes of all chosen tensors, instead of --bits; no default"},
     [OPT_SENSITIVITY] = {"sensitivity", 0, "output|kld", KIND_TEXT, "quantize", "output kld",
                          "of --schemes: what harm is, the error of a layer's output, or the KL "
-                         "divergence of the model's; default `output`"},
+                         "divergence of the model's, which is better and holds the model twice; "
+                         "default `kld`"},
     [OPT_SCALE] = {"scale", 0, "absmax|mse|X", KIND_TEXT, "quantize train eval",
                    "absmax mse kl percentile:99.9",
                    "`quantize`: how a scale is found, from the largest magnitude, or by the lowest "

@@ -103,7 +103,7 @@ const struct word_row manual_rows[] = {
      "              scheme    SCHEME, needed, or\n"
      "              schemes   a list, of which each layer gets one, with\n"
      "              bits or bytes      that all may have, and\n"
-     "              sensitivity        output (default) or kld: what harm is\n"
+     "              sensitivity        kld (default) or output: what harm is\n"
      "              scale     absmax (default), mse; of static activations percentile:P, kl\n"
      "              damping, act_order of gptq, default 0.01 and false\n"
      "              alpha     of smoothquant, default 0.5\n"

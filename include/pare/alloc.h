@@ -1,0 +1,20 @@
+/* alloc.h - what memory this process has. */
+#ifndef PARE_ALLOC_H
+#define PARE_ALLOC_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Peak of anonymous and shared-memory resident bytes of this process, as sampled since start: where
+ * stages end, and before large pieces are given back. */
+int64_t pare_memory_peak(void);
+/* The same now; it joins the peak. */
+int64_t pare_memory_now(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
