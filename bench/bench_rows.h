@@ -9,9 +9,10 @@
 
 #include "bench.h"
 
-#define BENCH_ELEMENTS INT64_C(25690112) /* of a large buffer: an activation [16, 112, 112, 128]   \
-                                          */
-#define BENCH_SMALL 131072               /* of a small one: a vector of parameters or rows */
+#define BENCH_ELEMENTS                                                                             \
+    INT64_C(25690112)      /* of a large buffer: an activation [16, 112, 112, 128]                 \
+                            */
+#define BENCH_SMALL 131072 /* of a small one: a vector of parameters or rows */
 #define BENCH_LARGES 4
 #define BENCH_SMALLS 6
 

@@ -195,9 +195,10 @@ void pare_factor_free(pare_backend *be, pare_factor **factor);
  * there). Weights of dead inputs become 0 before it begins. Panels are whole groups of the scheme,
  * or parts of one whose scales were found at its first column from all of its columns. *loss: the
  * sum of its squared errors e²: what Σ Δ(G + damping)Δᵀ has become. PARE_ERR_ARGUMENT where groups
- * and n:m do not go together, for double_quant, and for n:m with act_order. bytes: of scratch it
- * takes from the backend and gives back; shapes and scheme alone are read; permuted: the factor has
- * an order, m: of choose. */
+ * and n:m do not go together (check says so before), for double_quant, and for n:m with act_order.
+ * bytes: of scratch it takes from the backend and gives back; shapes and scheme alone are read;
+ * permuted: the factor has an order, m: of choose. */
+pare_status pare_sweep_check(const pare_layer *layer, bool permuted, int m);
 int64_t pare_sweep_bytes(const pare_layer *layer, bool permuted, int m);
 pare_status pare_sweep(pare_backend *be, pare_layer *layer, const pare_factor *factor,
                        const pare_choose *choose, const pare_round *round, double *loss);

@@ -177,7 +177,8 @@ static pare_status look_at_diagonal(pare_backend *be, const pare_site_stats *sta
     double sum = 0;
     for (int64_t c = 0; c < K; c++) {
         PARE_REQUIRE(isfinite(shop->seen[c]), PARE_ERR_NUMERIC,
-                     "the inputs hold NaN or Inf (input %lld)", (long long)c);
+                     "the inputs hold NaN or Inf, or their squares do not fit f32 (input %lld)",
+                     (long long)c);
         f->dead += shop->seen[c] <= 0;
         sum += fmax(shop->seen[c], 0);
     }

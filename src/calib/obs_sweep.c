@@ -71,6 +71,10 @@ static pare_status cut_columns(const pare_layer *layer, bool permuted, int m, cu
     c->down = coded ? (c->R + layer->block_rows - 1) / layer->block_rows : 0;
     c->across = coded ? (c->C + c->group - 1) / c->group : 0;
     c->fixed = permuted;
+    PARE_REQUIRE(m <= PARE_OBS_PANEL, PARE_ERR_ARGUMENT,
+                 "%s: a sweep sees %d columns at once and cannot choose among %d: take an n:m of "
+                 "fewer, or a method that is no sweep",
+                 layer->name, PARE_OBS_PANEL, m);
     int64_t unit = m > 1 ? m : 1; /* of whole groups (or parts of one) that n:m asks for */
     if (!c->fixed && c->group < c->C && c->group <= PARE_OBS_PANEL)
         unit = pare__lcm(unit, c->group);
@@ -118,6 +122,12 @@ static void lay_out(sweep *s, bool permuted, pare__carve *carve)
     s->scale = pare__carve_next(carve, scales * 4);
     s->zero = pare__carve_next(carve, s->layer->scheme.asymmetric ? scales : 0);
     s->index = pare__carve_next(carve, coded ? (c->fixed ? c->C : scales) * 4 : 0);
+}
+
+pare_status pare_sweep_check(const pare_layer *layer, bool permuted, int m)
+{
+    cut c;
+    return cut_columns(layer, permuted, m, &c);
 }
 
 int64_t pare_sweep_bytes(const pare_layer *layer, bool permuted, int m)

@@ -88,8 +88,9 @@ static pare_status choose_samples(pare_dataset *d)
                  "%" PRId64 " samples behind %" PRId64 " others make no sense", o->samples,
                  o->skip);
     PARE_REQUIRE(o->skip < d->total && o->samples <= d->total - o->skip, PARE_ERR_ARGUMENT,
-                 "%s has %" PRId64 " %s; %" PRId64 " behind the first %" PRId64 " are not there",
-                 d->path, d->total, what, o->samples > 0 ? o->samples : 1, o->skip);
+                 "%s has %" PRId64 " %s, too few to skip %" PRId64 " and take %" PRId64
+                 ": give fewer samples",
+                 d->path, d->total, what, o->skip, o->samples > 0 ? o->samples : 1);
     d->count = o->samples > 0 ? o->samples : d->total - o->skip;
     return PARE_OK;
 }

@@ -358,6 +358,9 @@ pare_status pare__walk_rows(pare__job *job, pare__lane *lane);
 /* What is done to a tensor, here or there. */
 const pare_prune_step *pare__task_prune(const pare__task *task);
 const pare_quant_step *pare__task_quant(const pare__task *task);
+/* What a report says of a tensor that nothing is done to but that scales of inputs are folded into
+ * (or, before it ran, may be); NULL of others. */
+const char *pare__walk_note(const pare__job *job, const pare__task *task, bool ran);
 /* Members "walk" and "layers" of a report. */
 void pare__walk_report(const pare__job *job, bool ran, pare__json *root);
 /* Removes "<output>.walk". */

@@ -193,6 +193,8 @@ static void add_calibration(yaml y, const pare_calibration *c)
     line(y, "propagate: %s", c->dense ? "dense" : "compressed");
     line(y, "true_sequential: %s", c->per_block ? "false" : "true");
     line(y, "compute: %s", c->compute == PARE_BF16 ? "bf16" : "f32");
+    if (c->errors) /* what is measured can be found worse than rounding */
+        line(y, "errors: true");
 }
 
 /* A half of a step with data that holds several things: one of them as it is, more as a list. */

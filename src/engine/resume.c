@@ -296,6 +296,20 @@ static pare_status check_part(const pare__job *job, const char *part, const char
     return PARE_OK;
 }
 
+/* What a run that is dropped has left beside its part, whatever it was. */
+static pare_status drop_leftovers(const pare__job *job)
+{
+    static const char *const endings[] = {".walk", ".grads.h5"};
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        char *path = NULL;
+        PARE_TRY(pare__beside(job->recipe, endings[i], &path));
+        pare_status status = pare__remove_tree(path);
+        free(path);
+        PARE_TRY(status);
+    }
+    return PARE_OK;
+}
+
 pare_status pare__job_resume(pare__job *job)
 {
     pare_status status = PARE_OK;
@@ -307,6 +321,8 @@ pare_status pare__job_resume(pare__job *job)
     PARE_TRY_DONE(make_key(job));
     PARE_TRY_DONE(pare_journal_open(path, job->key, job->options->overwrite, take, job,
                                     &job->resumed, &job->journal));
+    if (!job->resumed && job->options->overwrite)
+        PARE_TRY_DONE(drop_leftovers(job));
     if (!job->finished && (!job->laid_out || !pare__exists(part)))
         forget_written(job);
     char now[36];

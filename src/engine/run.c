@@ -170,7 +170,6 @@ static pare_status verify_source(pare__job *job)
 
 static pare_status look_ahead(pare__job *job)
 {
-    PARE_TRY(verify_source(job));
     if (job->group_count && !job->selected) {
         PARE_TRY(pare__job_select(job));
         PARE_TRY(pare__journal_select(job));
@@ -274,9 +273,9 @@ static pare_status give_up(pare__job *job, pare_status status)
                 status == PARE_ERR_DEVICE || status == PARE_ERR_EXISTS;
     bool mine = job->journal != NULL, walking = job->walker && !job->writer;
     pare_writer_free(&job->writer, mine && !keep);
-    pare_journal_close(&job->journal, !keep);
-    if (mine && !keep)
+    if (mine && !keep) /* the journal last: without it nobody knows whose the rest is */
         (void)(pare__gradients_clean(job) == PARE_OK && pare__walk_clean(job) == PARE_OK);
+    pare_journal_close(&job->journal, !keep);
     if (!mine || !keep || status == PARE_ERR_EXISTS)
         return pare__error_again(status, sentence, trail);
     return pare__error(status, __func__,

@@ -59,7 +59,7 @@ static void add_tensor(pare__json *list, const pare__job *job, const pare__task 
         t, "quant",
         pare__task_quant(task) ? pare_scheme_text(&task->out.scheme, text, sizeof text) : NULL);
     pare__json_set_string(t, "fallback", task->fallback);
-    pare__json_set_string(t, "note", task->note);
+    pare__json_set_string(t, "note", task->note ? task->note : pare__walk_note(job, task, ran));
     pare__json_set_int(t, "bytes_in", source->stored_bytes);
     pare__json_set_int(t, "bytes_out", pare__bytes_out(&task->out));
     if (ran && task->nonzeros >= 0)

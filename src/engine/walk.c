@@ -274,7 +274,6 @@ static void close_memory(pare__walker *w)
 {
     if (!w->be)
         return;
-    count_device(w);
     pare_site_cache_close(&w->cache);
     for (int i = 0; i < 2; i++) {
         pare_backend_release(w->be, w->held[i], w->hidden_bytes);
@@ -299,6 +298,7 @@ static pare_status walk_rest(pare__walker *w)
         PARE_TRY_DONE(one_block(w, b));
     if (w->visit)
         PARE_TRY_DONE(w->visit(w, -1, w->visit_user));
+    count_device(w); /* not after a fault, whose sentence is the one to keep */
 done:
     close_memory(w);
     return status;

@@ -38,14 +38,15 @@ struct pare__walked {
 
 typedef struct pare__walk_site {
     pare_site site;
-    int64_t block, index;           /* index: of the site in its block */
-    int64_t task[PARE_SITE_LAYERS]; /* of each weight; −1: nothing is done to it */
-    unsigned needs;                 /* set of pare_stat */
-    const pare_quant_step *scaling; /* finds scales of the inputs, or NULL */
-    bool foldable;                  /* they have where to go: */
-    int64_t fold[2];                /* tasks of weight and bias, −1: none */
-    float *scales;                  /* [K] once they are found, else NULL */
-    bool scaled;                    /* and they are used */
+    int64_t block, index;            /* index: of the site in its block */
+    int64_t task[PARE_SITE_LAYERS];  /* of each weight; −1: nothing is done to it */
+    unsigned needs;                  /* set of pare_stat */
+    const pare_quant_step *scaling;  /* finds scales of the inputs, or NULL */
+    bool foldable;                   /* they have where to go: */
+    int64_t fold[2];                 /* tasks of weight and bias, −1: none */
+    float *scales;                   /* [K] once they are found, else NULL */
+    bool scaled;                     /* and they are used */
+    double before[PARE_SITE_LAYERS]; /* errors of rounding without them, NaN: not known */
     char note[160];
 } pare__walk_site;
 

@@ -14,6 +14,7 @@ enum { RECORD_SCALES = 64, RECORD_LAYER, RECORD_BLOCK };
 typedef struct scales_record {
     int64_t site, count; /* count: scales that follow, 0: the site is left alone */
     bool flushed;
+    double before[PARE_SITE_LAYERS];
     char note[160];
 } scales_record;
 
@@ -55,6 +56,7 @@ pare_status pare__journal_scales(pare__job *job, int64_t site)
     char *payload = NULL;
     PARE_TRY(pare__calloc(1, size, &payload));
     scales_record r = {.site = site, .count = (int64_t)count, .flushed = job->options->sync};
+    memcpy(r.before, s->before, sizeof r.before);
     memcpy(r.note, s->note, sizeof r.note);
     memcpy(payload, &r, sizeof r);
     memcpy(payload + sizeof r, s->scales, count * sizeof *s->scales);
@@ -104,6 +106,7 @@ static pare_status take_scales(pare__walker *w, bool same_boot, const char *payl
     s->scales = NULL;
     PARE_TRY(pare__calloc((size_t)s->site.cols, sizeof *s->scales, &s->scales));
     memcpy(s->scales, payload + sizeof r, (size_t)r.count * sizeof *s->scales);
+    memcpy(s->before, r.before, sizeof s->before);
     memcpy(s->note, r.note, sizeof s->note);
     s->note[sizeof s->note - 1] = '\0';
     s->scaled = r.count > 0;
@@ -165,7 +168,6 @@ void pare__walk_forget(pare__walker *w)
 
 /* ---- the folder ------------------------------------------------------------------------------ */
 
-/* The words of a way that are not the same, for a sentence. */
 static pare_status refuse_way(const pare__job *job, const char *then, const char *now)
 {
     PARE_FAIL(PARE_ERR_EXISTS,

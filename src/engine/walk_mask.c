@@ -9,22 +9,34 @@ static int64_t mask_bytes(int64_t cols)
     return (cols + 7) / 8;
 }
 
-/* ‖x‖₂ of each input, in the walker's vector. */
+/* ‖x‖₂ of each input, in the walker's vector, times a power of two: the largest is about 1, so that
+ * scores fit. PARE_ERR_NUMERIC if they say nothing of the weights: what goes would be a matter of
+ * places. */
 static pare_status norms(pare__solving *s)
 {
     int64_t K = s->stats->cols;
-    double *squares = NULL;
+    double *squares = NULL, most = 0;
+    bool finite = true;
+    int exponent;
     PARE_TRY(pare__calloc((size_t)K, sizeof *squares, &squares));
     pare_status status = pare_backend_download(s->w->be, squares, s->stats->squares.data, K * 8);
+    for (int64_t c = 0; c < K; c++) {
+        finite = finite && isfinite(squares[c]);
+        most = fmax(most, squares[c]);
+    }
+    (void)frexp(sqrt(most), &exponent);
     float *norm = (float *)squares; /* in place: each is read before its half is written */
     for (int64_t c = 0; c < K; c++) {
-        float root = (float)sqrt(squares[c]);
+        float root = (float)ldexp(sqrt(squares[c]), -exponent);
         memcpy(norm + c, &root, sizeof root);
     }
     if (status == PARE_OK)
         status = pare_backend_upload(s->w->be, s->w->vector, norm, K * 4);
     free(squares);
     PARE_TRY(status);
+    PARE_REQUIRE(finite, PARE_ERR_NUMERIC, "the inputs hold NaN or Inf");
+    PARE_REQUIRE(most > 0, PARE_ERR_NUMERIC, "%s",
+                 s->stats->rows > 0 ? "all inputs are zero" : "there are no samples");
     return PARE_OK;
 }
 
@@ -128,7 +140,7 @@ static pare_status prune_lowest(pare__solving *s, pare_tensor keys)
     return apply(s, s->room.layer.w);
 }
 
-/* Puts zeros into the weight by a score. */
+/* Puts zeros into the weight by a score; PARE_ERR_NUMERIC, and none, if its inputs give none. */
 pare_status pare__prune_by(pare__solving *s, const pare_prune_method *method)
 {
     pare_tensor keys;

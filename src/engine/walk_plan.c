@@ -221,6 +221,20 @@ static pare_status check_prune(const pare__task *task)
     return PARE_OK;
 }
 
+/* What its sweep would refuse is refused before anything runs. */
+static pare_status check_sweep(const pare__task *task)
+{
+    const pare__walked *k = task->walked;
+    pare__carve none = {0};
+    pare_layer layer;
+    if (!k->prune || !k->prune->method->choose || k->prune->pattern.kind != PARE_PATTERN_NM)
+        return PARE_OK;
+    pare__walk_layer(task, &none, &layer);
+    if (!k->quant || !k->quant->method->needs_factor)
+        layer.scheme = (pare_scheme){0};
+    return pare_sweep_check(&layer, k->inner > 1, k->prune->pattern.m);
+}
+
 /* Takes a layer that is to be compressed from the chunks to its site. */
 static pare_status take_layer(pare__walker *w, int64_t site, int64_t t)
 {
@@ -235,6 +249,7 @@ static pare_status take_layer(pare__walker *w, int64_t site, int64_t t)
     if (k->prune)
         k->sparsity = k->prune->pattern.kind == PARE_PATTERN_NM ? 1 - kept_share(&k->prune->pattern)
                                                                 : k->prune->sparsity;
+    PARE_TRY(check_sweep(task));
     w->sites[site].needs |=
         at_sites(needs_of(k->prune, k->quant, k->quant ? task->out.scheme.activation : 0));
     if (w->calibration->errors)

@@ -31,8 +31,8 @@ typedef struct block_need {
     pare_model_memory memory;
     int64_t stats, method; /* of its sites: held together; of what needs most */
     double weights;        /* multiplied with, of all its sites */
+    double before;         /* of those, with what comes before each site that is gathered */
     double solving;        /* operations, beside runs */
-    int64_t sites, gathered;
 } block_need;
 
 /* Operations of a site: its Gram matrix for each row of inputs; factor and sweeps. */
@@ -48,8 +48,8 @@ static void add_operations(const pare__walker *w, const pare__walk_site *s, doub
                     (k->quant && k->quant->method->needs_factor)))
             continue;
         factor = true;
-        *once +=
-            5 * (double)task->out.rows * K * K; /* a sweep; errors before and after, and of 0 */
+        /* a sweep; errors before and after, and of 0 */
+        *once += 7 * (double)task->out.rows * K * K;
     }
     if (s->needs & PARE_STAT_GRAM)
         *per_row += K * K;
@@ -64,8 +64,7 @@ static void add_site(const pare__walker *w, const pare__walk_site *s, block_need
     need->stats = together ? need->stats + stats : greater(need->stats, stats);
     need->method =
         greater(need->method, w->visited ? w->visit_beside : pare__walk_method_bytes(w, s));
-    need->sites++;
-    need->gathered += s->needs != 0;
+    need->before += s->needs ? need->weights : 0;
     for (int l = 0; l < s->site.count; l++)
         if (s->task[l] >= 0)
             need->weights += (double)w->job->tasks[s->task[l]].out.rows * (double)s->site.cols;
@@ -80,9 +79,7 @@ static double runs_of(const pare__walker *w, const block_need *need, bool last)
     double next = last ? 0 : 1;
     if (w->calibration->per_block)
         return next + 1;
-    return next + (need->sites ? (double)need->gathered * ((double)need->sites + 1) /
-                                     (2 * (double)need->sites)
-                               : 0);
+    return next + (need->weights > 0 ? need->before / need->weights : 0);
 }
 
 static pare_status look_at_block(pare__walker *w, int64_t index, block_need *need)

@@ -17,6 +17,22 @@ const pare_quant_step *pare__task_quant(const pare__task *task)
     return task->walked ? task->walked->quant : task->quant;
 }
 
+const char *pare__walk_note(const pare__job *job, const pare__task *task, bool ran)
+{
+    const pare__walker *w = job->walker;
+    bool folded = false;
+    if (!task->walked || task->walked->site >= 0)
+        return NULL;
+    for (int64_t i = 0; i < w->site_count; i++) {
+        const pare__walk_site *s = &w->sites[i];
+        bool here = task->source == s->fold[0] || task->source == s->fold[1];
+        for (int l = 0; l < s->site.count; l++)
+            here = here || task->source == s->task[l];
+        folded = folded || (here && s->scaling && (ran ? s->scaled : s->foldable));
+    }
+    return folded ? "takes scales of inputs" : NULL;
+}
+
 static const char *mode(const pare_calibration *c)
 {
     return c->dense ? "dense" : c->per_block ? "per block" : "true sequential";

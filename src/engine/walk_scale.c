@@ -257,6 +257,11 @@ static pare_status ask(pare__walker *w, pare__walk_site *s, const pare_site_stat
         q.layer[q.layers++] = layer;
     }
     pare_status status = s->scaling->method->scale_site(w->be, &q);
+    for (int l = 0, asked = 0; l < s->site.count; l++) {
+        bool part = s->task[l] >= 0 && is_scaled(s, w->job->tasks[s->task[l]].walked);
+        s->before[l] = part && status == PARE_OK ? q.before[asked] : (double)NAN;
+        asked += part;
+    }
     snprintf(s->note, sizeof s->note, "%s", status == PARE_OK ? q.note : pare_last_error());
     if (status != PARE_OK && status != PARE_ERR_NUMERIC)
         return status;

@@ -199,6 +199,8 @@ static void plan_sweep(const pare__solving *s, const pare_quant_step *quant, par
     if (quant) {
         options->damping = quant->tuning.damping;
         options->act_order = quant->tuning.act_order;
+    } else if (prune) {
+        options->damping = prune->damping;
     }
     if (!prune || !prune->method->choose)
         return;
@@ -232,12 +234,13 @@ static pare_status prune_by_sweep(pare__solving *s)
 /* error = Σ‖(was − w)x‖² / Σ‖was·x‖². */
 static pare_status relative_error(pare__solving *s, double *error)
 {
-    double of, all;
+    double of;
     PARE_TRY(
         pare_layer_error(s->w->be, s->room.was, s->room.layer.w, s->stats, s->room.scratch, &of));
-    PARE_TRY(
-        pare_layer_error(s->w->be, s->room.was, (pare_tensor){0}, s->stats, s->room.scratch, &all));
-    *error = all > 0 ? of / all : of > 0 ? (double)NAN : 0;
+    if (isnan(s->energy))
+        PARE_TRY(pare_layer_error(s->w->be, s->room.was, (pare_tensor){0}, s->stats,
+                                  s->room.scratch, &s->energy));
+    *error = s->energy > 0 ? of / s->energy : of > 0 ? (double)NAN : 0;
     return PARE_OK;
 }
 
@@ -263,10 +266,12 @@ static pare_status measure_plain(pare__solving *s, double *error)
 static pare_status prune(pare__solving *s)
 {
     const pare_prune_method *method = s->k->prune->method;
-    if (method->choose)
-        PARE_TRY(prune_by_sweep(s));
-    else
-        PARE_TRY(pare__prune_by(s, method));
+    pare_status status = method->choose ? prune_by_sweep(s) : pare__prune_by(s, method);
+    if (status == PARE_ERR_NUMERIC && !method->choose) {
+        fall_back(s, "pruned by magnitude", pare_last_error());
+        status = pare__prune_by(s, pare_prune_find("magnitude"));
+    }
+    PARE_TRY(status);
     s->room.layer.keep_zeros = true;
     return PARE_OK;
 }
@@ -317,8 +322,9 @@ static pare_status quantize(pare__solving *s)
 
 static pare_status find_act_scale(pare__solving *s)
 {
-    float range;
-    if (!s->k->quant || s->task->out.scheme.activation != PARE_ACT_STATIC)
+    const pare_scheme *scheme = &s->task->out.scheme;
+    float range, levels = scheme->type == PARE_QUANT_E4M3 ? 448.0f : 127.5f;
+    if (!s->k->quant || scheme->activation != PARE_ACT_STATIC)
         return PARE_OK;
     pare_status status = pare_site_stats_range(s->w->be, s->stats, s->k->quant->range,
                                                s->k->quant->percentile, &range);
@@ -328,7 +334,7 @@ static pare_status find_act_scale(pare__solving *s)
     } else {
         PARE_TRY(status);
     }
-    float scale = round_to(s->task->out.dtype, range / 127.5f);
+    float scale = round_to(s->task->out.dtype, range / levels);
     s->k->report.act_scale = scale > 0 && isfinite(scale) ? scale : 1;
     return PARE_OK;
 }
@@ -386,7 +392,7 @@ static pare_status solve(pare__solving *s)
     PARE_TRY(load(s, &zeros));
     s->room.layer.stats = s->stats;
     s->room.layer.keep_zeros = zeros;
-    double plain = (double)NAN;
+    double plain = s->energy = (double)NAN;
     if (s->k->prune)
         PARE_TRY(copy(s, s->room.layer.w, s->room.was));
     if (is_measured(s))
@@ -427,6 +433,10 @@ static pare_status do_layer(void *user, int worker, int64_t l)
         return put(s);
     }
     PARE_TRY(solve(s));
+    /* The plain method has no scales. */
+    if (s->site->scaled && !s->k->prune && s->k->quant == s->site->scaling &&
+        isfinite(s->site->before[l]))
+        s->k->report.error_before = s->site->before[l];
     s->k->seconds = pare__now() - begin;
     s->k->done = true;
     PARE_TRY(pare__journal_layer(s->w->job, s->t));

@@ -24,7 +24,8 @@ typedef struct pare__solving {
     pare__room room;
     pare_factor *factor; /* of the site, with these options */
     pare_sweep_options options;
-    bool plain; /* factor */
+    bool plain;    /* factor */
+    double energy; /* Σ‖was·x‖²; NaN: not measured yet */
     char why[160];
 } pare__solving;
 

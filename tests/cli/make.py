@@ -4,6 +4,7 @@
     make.py KIND FILE [VALUE...]
 """
 import json
+import math
 import os
 import random
 import struct
@@ -116,7 +117,7 @@ def make_images(path, count=64, side=8, classes=4):
     write(f"{path}-labels-idx1-ubyte", struct.pack(">2I", 0x801, count) + bytes(labels))
 
 
-def make_llama(path, layers=2):
+def make_decoder(path, layers=2):
     """A Hugging Face directory of a decoder of random weights, and tokens for it, PATH.u16."""
     rng = random.Random(4)
     header, data = {}, b""
@@ -146,6 +147,48 @@ def make_llama(path, layers=2):
                    "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
                    "max_position_embeddings": 64, "tie_word_embeddings": True}, file)
     write(f"{path}.u16", struct.pack("<257H", *(rng.randrange(32) for _ in range(257))))
+
+
+def make_llama(path, flaw=None):
+    """A Llama of two blocks with weights, "nan" in the third row of one, with norms of "zero", or with a "huge"
+    first block, whose outputs are not finite."""
+    hidden, ffn, vocabulary = 64, 128, 64
+    shapes = {"model.embed_tokens": (vocabulary, hidden), "model.norm": (hidden,),
+              "lm_head": (vocabulary, hidden)}
+    for block in ("model.layers.0.", "model.layers.1."):
+        shapes.update({block + f"self_attn.{name}_proj": (hidden, hidden) for name in "qkvo"})
+        shapes.update({block + f"mlp.{name}_proj": (ffn, hidden) for name in ("gate", "up")})
+        shapes.update({block + "mlp.down_proj": (hidden, ffn), block + "input_layernorm": (hidden,),
+                       block + "post_attention_layernorm": (hidden,)})
+    header, data = {}, b""
+    for seed, (name, shape) in enumerate(shapes.items()):
+        values = floats(math.prod(shape), seed)
+        if len(shape) == 1:
+            values = struct.pack("<f", 0 if flaw == "zero" else 1) * shape[0]
+        if flaw == "huge" and name in ("model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"):
+            values = b"".join(struct.pack("<f", 1e25 * x) for x, in struct.iter_unpack("<f", values))
+        if flaw == "nan" and name == "model.layers.0.mlp.up_proj":
+            at = 4 * (2 * hidden + 7)
+            values = values[:at] + struct.pack("<f", math.nan) + values[at + 4:]
+        header[name + ".weight"] = entry("F32", list(shape), len(data), len(data) + len(values))
+        data += values
+    os.makedirs(path)
+    write(f"{path}/model.safetensors", pack(header, data))
+    with open(f"{path}/config.json", "w") as file:
+        json.dump({"model_type": "llama", "architectures": ["LlamaForCausalLM"],
+                   "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": 2,
+                   "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": vocabulary,
+                   "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+                   "tie_word_embeddings": False}, file)
+
+
+def make_tokens(path, count, odd=None):
+    """Random tokens of 64 as .u16; `odd` is one of them."""
+    rng = random.Random(5)
+    tokens = [rng.randrange(64) for _ in range(int(count))]
+    if odd:
+        tokens[100] = int(odd)
+    write(path, struct.pack(f"<{len(tokens)}H", *tokens))
 
 
 def make_small(path):

@@ -138,7 +138,7 @@ done
 
 # ---- with data: what the device began it alone goes on with, to the same bytes
 
-make llama tiny 1
+make decoder tiny 1
 gptq=("$PARE" quantize tiny --method gptq --scheme w4g32 --data tiny.u16 --seq-len 16 --samples 6)
 refuse 4 'cuda:0 .*it needs .* may be used' "${gptq[@]}" -o out.h5 --device cuda \
     --device-memory 64M
@@ -155,7 +155,8 @@ for fault in FAIL_ALLOC=12:4 FAIL_ALLOC=30:4 FAIL_LAUNCH=60:1 FAIL_LAUNCH=200:1 
         "${gptq[@]}" -o out.h5 --device cpu
     expect 0 . "${gptq[@]}" -o out.h5 --device cuda --quiet
     cmp out.h5 walked.h5 || fail "$fault: continued, with other bytes"
-    [ "$(ls -d out.h5* | tr '\n' ' ')" = 'out.h5 out.h5.report.json ' ] || fail "$fault: left $(ls -d out.*)"
+    [ "$(ls -d out.h5* | tr '\n' ' ')" = 'out.h5 out.h5.report.json ' ] ||
+        fail "$fault: left $(ls -d out.*)"
 done
 
 finish

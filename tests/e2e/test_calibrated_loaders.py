@@ -18,56 +18,70 @@ except ImportError as error:
     skip(f"{error} (tools/test.sh installs what tests/requirements.txt names)")
 
 from beside import ours
-from support import main, pare, pare_json
+from support import data, main, pare, pare_json
 
 WORK = tempfile.TemporaryDirectory(prefix="pare-e2e-")
 FOLDER = pathlib.Path(WORK.name)
 LLAMA = Llama(FOLDER)
 
 
+class Stories:
+    """A real model, with rows that no group of 32 divides."""
+
+    def __init__(self, path):
+        windows, length = 16, 128
+        self.path, self.data = path, path / "tinystories_917.tok512.u16"
+        self.model = load(path)
+        tokens = np.fromfile(self.data, "<u2", windows * length).astype(np.int64)
+        self.inputs = torch.tensor(tokens.reshape(windows, length))
+        self.options = ("--data", self.data, "--seq-len", length, "--samples", windows,
+                        "--threads", 1)
+
+
 def load(path, kind=transformers.AutoModelForCausalLM):
     return kind.from_pretrained(path, dtype="auto").eval()
 
 
-def perplexity(model, tokens):
+def perplexity(case, model):
+    tokens = np.load(case.data) if case.data.suffix == ".npy" else np.fromfile(case.data, "<u2")
+    targets = torch.tensor(tokens[1:1 + case.inputs.numel()].astype(np.int64))
     with torch.no_grad():
-        logits = model(LLAMA.inputs).logits.double()
-    targets = torch.tensor(tokens[1:], dtype=torch.long)
+        logits = model(case.inputs).logits.double()
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets).exp().item()
 
 
 def measured(path, case, metric, *options):
     there = pare_json("eval", path, *case.options, "--metric", metric, *options)
-    return there["metrics"][metric]
+    return there[metric]
 
 
-def check(out):
-    """(share of the dense model's change that the loaders are apart, perplexity)."""
+def check(out, case=LLAMA):
+    """Outputs beside those of the decoded values (next to what compression changes), perplexity."""
     config = json.loads((out / "config.json").read_text())["quantization_config"]
     pare("convert", out, "-o", f"{out}-dense", "--to", "dense")
     with torch.no_grad():
         model = load(out)
-        there = model(LLAMA.inputs).logits
-        decoded = load(f"{out}-dense")(LLAMA.inputs).logits
-        dense = LLAMA.model(LLAMA.inputs).logits
+        there = model(case.inputs).logits
+        decoded = load(f"{out}-dense")(case.inputs).logits
+        dense = case.model(case.inputs).logits
     groups = config["config_groups"].values()
     rounded = any(group.get("input_activations") for group in groups)
     if rounded:  # inputs of layers are rounded on the way: beside pare, which does so too
-        decoded = ours(FOLDER, out, LLAMA.inputs.numpy().astype(np.int32))[0]
+        decoded = ours(FOLDER, out, case.inputs.numpy().astype(np.int32))[0]
         decoded = torch.tensor(decoded).reshape(there.shape)
     apart = (there - decoded).norm() / (there - dense).norm()
-    assert apart < (0.05 if rounded else 1e-4), f"{out.name}: {apart:.1e} of what rounding changes"
-    theirs = perplexity(model, np.load(LLAMA.data))
-    mine = measured(out, LLAMA, "ppl")
+    assert apart < (0.15 if rounded else 1e-4), f"{out.name}: {apart:.1e} of what rounding changes"
+    theirs = perplexity(case, model)
+    mine = measured(out, case, "ppl")
     limit = 1e-3 if rounded else 1e-4
     assert abs(mine / theirs - 1) <= limit, f"{out.name}: perplexity {mine}, there {theirs}"
     return f"{out.name} {theirs:.3f}"
 
 
-def loaded(name, *options):
+def loaded(name, *options, case=LLAMA):
     out = FOLDER / name
-    compress(LLAMA, out, *options)
-    return check(out)
+    compress(case, out, *options)
+    return check(out, case)
 
 
 def weights_alone():
@@ -110,23 +124,34 @@ def pruned_alone():
     with torch.no_grad():
         weight = load(out).model.layers[1].mlp.down_proj.weight
     assert ((weight.reshape(-1, 4) != 0).sum(1) <= 2).all()
-    mine, theirs = measured(out, LLAMA, "ppl"), perplexity(load(out), np.load(LLAMA.data))
+    mine, theirs = measured(out, LLAMA, "ppl"), perplexity(LLAMA, load(out))
     assert abs(mine / theirs - 1) <= 1e-4, (mine, theirs)
     return f"perplexity {theirs:.3f}"
 
 
+def real_model():
+    path = data("stories260K")
+    if not path:
+        return "not run: PARE_TEST_DATA is not set"
+    case = Stories(path)
+    return ", ".join([loaded("stories", "--method", "gptq", "--scheme", "w4g32", case=case),
+                      loaded("stories-awq", "--method", "awq", "--scheme", "w4g32z", case=case)])
+
+
 def classifier():
-    """Padding, labels, and top-1 of both."""
-    case = Bert(FOLDER)
-    compress(case, FOLDER / "b4", "--method", "gptq", "--scheme", "w4g32")
-    model = load(FOLDER / "b4", transformers.AutoModelForSequenceClassification)
+    """Padding and labels: logits and top-1 of both."""
+    case, out, logits = Bert(FOLDER), FOLDER / "b4", FOLDER / "logits.npy"
+    compress(case, out, "--method", "gptq", "--scheme", "w4g32")
+    model = load(out, transformers.AutoModelForSequenceClassification)
     with torch.no_grad():
-        there = case.run(model).argmax(1).numpy()
-    theirs = np.mean(there == np.load(FOLDER / "labels.npy"))
-    mine = measured(FOLDER / "b4", case, "top1")
-    assert mine in (theirs, 100 * theirs), (mine, theirs)
-    return f"top-1 {theirs:.4f}"
+        there = case.run(model).numpy()
+    theirs = np.mean(there.argmax(1) == np.load(FOLDER / "labels.npy"))
+    mine = measured(out, case, "top1", "--outputs", logits)
+    assert mine == theirs, (mine, theirs)
+    apart = np.abs(np.load(logits).reshape(there.shape) - there).max() / np.abs(there).max()
+    assert apart < 1e-4, f"logits are {apart:.1e} apart"
+    return f"top-1 {theirs:.4f}, logits {apart:.1e} apart"
 
 
 main([weights_alone, activations_in_8_bits, mixed_bits_are_several_groups, sparse_and_quantised,
-      pruned_alone, classifier])
+      pruned_alone, real_model, classifier])

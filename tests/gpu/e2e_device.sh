@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The program on a CUDA device, real or simulated, beside itself on the CPU: pruning and quantising
-# give the same bytes, training, measuring and methods with data the same numbers. PARE names the program. Exit 77
-# where there is no device.
+# give the same bytes, training, measuring and methods with data the same numbers. PARE names the
+# program. Exit 77 where there is no device.
 . "$(dirname "$0")/../cli/lib.sh"
 
 "$PARE" devices --device cuda >stdout.txt 2>stderr.txt || {
@@ -109,14 +109,15 @@ PY
     printf 'ok    %s: as on the CPU\n' "${*#"$PARE"}"
 }
 
-make llama tiny
+mv cuda.h5 cnn.h5 # of the training above
+make decoder tiny 1
 tokens=(--data tiny.u16 --seq-len 16)
-some=(--samples 8)
+some=(--samples 4)
 recipe() { # STEP...: a recipe of them
     printf 'model: tiny\ndata: {calibration: tiny.u16, eval: tiny.u16}\nsteps:\n' >recipe.yaml
     printf '  - %s\n' "$@" >>recipe.yaml
 }
-with='samples: 8, seq_len: 16'
+with='samples: 4, seq_len: 16'
 recipe "compress: {prune: {method: sparsegpt, pattern: '2:4'}, quantize: {method: gptq, scheme: \
 w4g32}, $with}" 'eval: {metric: [ppl, kld], against: tiny, seq_len: 16}' 'export: {}'
 near tiny "${tokens[@]}" -- "$PARE" run recipe.yaml
@@ -130,7 +131,6 @@ near tiny "${tokens[@]}" -- "${quantize[@]}" --schemes w3g32,w4g32,w8 --bits 5 -
 near tiny "${tokens[@]}" -- "$PARE" prune tiny --pattern channel --sparsity 0.25 --method taylor \
     "${tokens[@]}" "${some[@]}"
 
-mv cuda.h5 cnn.h5 # of the training above
 near cnn.h5 "${data[@]}" -- "$PARE" prune cnn.h5 --method sparsegpt --sparsity 0.5 "${data[@]}" \
     --samples 24
 finish

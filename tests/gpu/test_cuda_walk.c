@@ -510,7 +510,7 @@ typedef struct fault {
 
 static void strike(bench *b, const fault *f, const char *step, const char *want, int64_t size)
 {
-    enum { POINTS = 4 };
+    enum { POINTS = 3 };
     int struck = 0;
     for (int i = 0; i < POINTS; i++) {
         int64_t n = 1 + i * f->most / POINTS;
@@ -526,19 +526,22 @@ static void strike(bench *b, const fault *f, const char *step, const char *want,
         if (status != f->status || !pare_last_error()[0])
             fail_msg("%s %lld: %s: %s", f->name, (long long)n, pare_status_name(status),
                      pare_last_error());
+        if (f->order == cudasim_fail_launch && strstr(pare_last_error(), "cudaGetDevice"))
+            fail_msg("launch %lld: what failed first is lost: %s", (long long)n, pare_last_error());
         assert_false(lies_there(b, ""));
         assert_ok(run(b, step));
         assert_same(b, want, size, f->name, n);
     }
-    assert_true(struck > POINTS / 4);
+    assert_true(struck > 0);
 }
 
 static void faults_end_in_a_sentence_and_it_goes_on(void **state)
 {
     (void)state;
-    static const char *const steps[] = {joint, "quantize: {method: awq, scheme: w4g32}"};
+    static const char *const steps[] = {joint, "prune: {method: fisher, sparsity: 0.3}",
+                                        "prune: {method: taylor, pattern: channel, sparsity: 0.3}"};
     bench b = make(NULL, llama);
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         int64_t size;
         cudasim_counts before = cudasim_count();
         clear(&b);

@@ -2,6 +2,8 @@
  * there are, the output is what was chosen, a run that was cut does not measure twice. */
 #include "train_fixture.h"
 
+#include "checkpoint_fixture.h"
+
 #include "far_device.h"
 
 #include "pare/run.h"
@@ -36,35 +38,10 @@ typedef struct bench {
 
 /* ---- models, recipes ------------------------------------------------------------------------- */
 
-/* odd: some columns of one tensor are multiplied by a factor. */
 static void write_model(const char *arch, const char *config, const char *path, const char *odd,
                         float factor)
 {
-    pare_backend *be = NULL;
-    pare_model_choice choice = {.arch = arch ? arch : config};
-    pare__subject subject = {.choice = &choice};
-    assert_ok(pare_cpu_create(NULL, &be));
-    assert_ok(
-        pare_model_create(&(pare_model_options){.arch = arch, .config = config}, &subject.model));
-    assert_ok(pare_model_prepare(
-        subject.model, be,
-        &(pare_model_shape){.batch = 1, .length = config ? 4 : 0, .compute = PARE_F32}));
-    assert_ok(pare_model_init(subject.model, 5));
-    if (odd) {
-        pare_tensor *value = &fixture_param(subject.model, odd)->value;
-        float *w = value->data;
-        for (int64_t i = 0; i < pare_tensor_count(value); i += 16)
-            w[i] *= factor;
-    }
-    assert_ok(pare__model_write_out(&(pare__model_write){.subject = &subject,
-                                                         .be = be,
-                                                         .output = path,
-                                                         .recipe = "none",
-                                                         .data = "none",
-                                                         .sources = "{}",
-                                                         .overwrite = true}));
-    pare_model_free(&subject.model);
-    pare_backend_free(&be);
+    fixture_checkpoint(&(checkpoint_fixture){arch, config, 5, odd, factor}, path);
 }
 
 static bench make(const char *arch, const char *config)
