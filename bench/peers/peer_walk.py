@@ -240,15 +240,17 @@ def pare_side(a, job, folder):
     solving, whole = (sum(layer["seconds"] for layer in report["layers"]),
                       report["actual"]["seconds"])
     share = seconds * solving / whole
-    return seconds, {"layers": share, "rest": seconds - share}, report["predicted"]["seconds"]
+    phases = {"layers": share, "rest": seconds - share}
+    return seconds, phases, report["predicted"]["seconds"]
 
 
 def other_side(a, job, folder):
     best = {"ATEN_CPU_CAPABILITY": "avx512", "OPENBLAS_CORETYPE": "SkylakeX",
             "OMP_NUM_THREADS": str(a.threads)}
-    done = subprocess.run([sys.executable, __file__, "--torch", job, a.mode, a.clock, folder / "model",
-                           str(a.threads), str(a.samples), str(a.length)], check=True,
-                          capture_output=True, text=True, env={**os.environ, **best})
+    command = [sys.executable, __file__, "--torch", job, a.mode, a.clock, folder / "model",
+               a.threads, a.samples, a.length]
+    done = subprocess.run([str(word) for word in command], check=True, capture_output=True,
+                          text=True, env={**os.environ, **best})
     phases = json.loads(done.stdout)
     return sum(phases.values()), phases, None
 
@@ -297,8 +299,8 @@ def main():
     a = p.parse_args()
     a.pare = str(pathlib.Path(a.pare).resolve())
     out = csv.writer(sys.stdout, lineterminator="\n")
-    out.writerow(("job", "mode", "clock", "program", "seconds", "times_pare", "predicted_seconds", "phases",
-                  "model", "samples", "rounds", "threads", "load", "cpu", "date"))
+    out.writerow(("job", "mode", "clock", "program", "seconds", "times_pare", "predicted_seconds",
+                  "phases", "model", "samples", "rounds", "threads", "load", "cpu", "date"))
     with tempfile.TemporaryDirectory(prefix="pare-walk-") as work:
         folder = pathlib.Path(work)
         (folder / "model").mkdir()

@@ -2,7 +2,6 @@
 #ifndef PARE_PARE_H
 #define PARE_PARE_H
 
-#include "pare/alloc.h"
 #include "pare/array.h"
 #include "pare/backend.h"
 #include "pare/batch.h"
@@ -10,6 +9,7 @@
 #include "pare/data.h"
 #include "pare/dtype.h"
 #include "pare/log.h"
+#include "pare/memory.h"
 #include "pare/model.h"
 #include "pare/ops.h"
 #include "pare/prune.h"

@@ -12,8 +12,8 @@
 #ifndef PARE_SCHED_H
 #define PARE_SCHED_H
 
-#include "pare/alloc.h"
 #include "pare/log.h"
+#include "pare/memory.h"
 #include "pare/status.h"
 
 #include <stdbool.h>

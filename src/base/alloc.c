@@ -5,7 +5,7 @@
 #include "base/alloc.h"
 #include "base/check.h"
 
-#include "pare/alloc.h"
+#include "pare/memory.h"
 
 #include <string.h>
 #include <sys/mman.h>

@@ -1,6 +1,6 @@
 /* memory_sample.c - the peak of anonymous and shared-memory pages, which is what a budget is about:
  * pages of mapped files and the page cache come and go by themselves. */
-#include "pare/alloc.h"
+#include "pare/memory.h"
 
 #include <fcntl.h>
 #include <stdatomic.h>

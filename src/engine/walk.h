@@ -46,7 +46,7 @@ typedef struct pare__walk_site {
     int64_t fold[2];                 /* tasks of weight and bias, −1: none */
     float *scales;                   /* [K] once they are found, else NULL */
     bool scaled;                     /* and they are used */
-    double before[PARE_SITE_LAYERS]; /* errors of rounding without them, NaN: not known */
+    double before[PARE_SITE_LAYERS]; /* errors of rounding before, NaN: not known */
     char note[160];
 } pare__walk_site;
 

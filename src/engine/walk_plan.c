@@ -354,8 +354,8 @@ static pare_status prepare_fold(pare__walker *w, int64_t index, const pare_model
     pare__walk_site *s = &w->sites[index];
     int64_t weight = task_of(w, block, s->site.fold_weight),
             bias = task_of(w, block, s->site.fold_bias);
-    s->foldable = s->site.fold_weight >= 0 && s->site.inner == 1 && s->site.groups <= 1 &&
-                  can_change(w, weight) && (s->site.fold_bias < 0 || can_change(w, bias));
+    s->foldable = s->site.fold_weight >= 0 && s->site.groups <= 1 && can_change(w, weight) &&
+                  (s->site.fold_bias < 0 || can_change(w, bias));
     s->fold[0] = weight;
     s->fold[1] = bias;
     for (int l = 0; l < s->site.count; l++)

@@ -5,6 +5,8 @@
 
 /* What libraries take on the host once they work, beside what is counted. */
 #define LIBRARY_BYTES ((int64_t)2 << 20)
+/* And once they multiply and factor Gram matrices: code made for each shape. */
+#define GRAM_LIBRARY_BYTES ((int64_t)2 << 20)
 /* The same on a device. */
 #define DEVICE_LIBRARY_BYTES ((int64_t)192 << 20)
 
@@ -112,6 +114,14 @@ static pare_status look_at_block(pare__walker *w, int64_t index, block_need *nee
     return PARE_OK;
 }
 
+static int64_t library_bytes(const pare__walker *w)
+{
+    for (int64_t s = 0; s < w->site_count; s++)
+        if (w->sites[s].needs & PARE_STAT_GRAM)
+            return LIBRARY_BYTES + GRAM_LIBRARY_BYTES;
+    return LIBRARY_BYTES;
+}
+
 static void add_vectors(pare__walker *w)
 {
     for (int64_t t = 0; t < w->job->count; t++) {
@@ -147,7 +157,7 @@ pare_status pare__walk_predict(pare__walker *w)
     w->staging_bytes = far ? greater(PARE__WALK_STAGING, w->hidden_in_bytes) : 0;
     int64_t own = w->arena_bytes + w->hidden_in_bytes + w->vector_bytes;
     int64_t samples = 2 * pare_batch_bytes(w->dataset, w->shape.batch);
-    w->peak.host = most.host + w->staging_bytes + samples + LIBRARY_BYTES + (far ? 0 : own);
+    w->peak.host = most.host + w->staging_bytes + samples + library_bytes(w) + (far ? 0 : own);
     w->peak.device = far ? most.device + own + DEVICE_LIBRARY_BYTES : 0;
     /* Reading them from files again and again would take longer than the products of a device. */
     int64_t room = w->job->device.memory / 8 * 7 - w->peak.device;

@@ -30,7 +30,7 @@ const char *pare__walk_note(const pare__job *job, const pare__task *task, bool r
             here = here || task->source == s->task[l];
         folded = folded || (here && s->scaling && (ran ? s->scaled : s->foldable));
     }
-    return folded ? "takes scales of inputs" : NULL;
+    return folded ? "rescaled" : NULL;
 }
 
 static const char *mode(const pare_calibration *c)

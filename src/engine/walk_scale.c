@@ -90,8 +90,10 @@ static pare_status apply(pare__walker *w, const pare__walk_site *s, int64_t task
     for (int64_t r = 0; r < R; r++)
         factor[r] = 1;
     int64_t dim = s->site.fold_dim > 0 ? s->site.fold_dim : 1, repeat = s->site.fold_repeat;
-    for (int64_t c = 0; c < K; c++)
-        factor[s->site.fold_first + c / repeat / dim * dim + c % dim] = 1 / s->scales[c];
+    for (int64_t k = 0; k < K; k++) {
+        int64_t c = k / s->site.inner; /* the places of a channel have one scale */
+        factor[s->site.fold_first + c / repeat / dim * dim + c % dim] = 1 / s->scales[k];
+    }
     pare_status status = pare_backend_upload(w->be, w->vector, factor, R * 4);
     free(factor);
     PARE_TRY(status);

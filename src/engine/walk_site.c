@@ -433,8 +433,8 @@ static pare_status do_layer(void *user, int worker, int64_t l)
         return put(s);
     }
     PARE_TRY(solve(s));
-    /* The plain method has no scales. */
-    if (s->site->scaled && !s->k->prune && s->k->quant == s->site->scaling &&
+    /* The plain method has no scales: what is known of it is from before they were found. */
+    if (s->site->scales && !s->k->prune && s->k->quant == s->site->scaling &&
         isfinite(s->site->before[l]))
         s->k->report.error_before = s->site->before[l];
     s->k->seconds = pare__now() - begin;

@@ -24,7 +24,8 @@ refuse 2 'data' "$PARE" prune model -o out --method wanda --sparsity 0.5
 refuse 2 'data' "$PARE" prune model -o out --method taylor --sparsity 0.5
 make images data
 refuse 2 'idx3.*\[64, 8, 8\].*tokens' "$PARE" "${gptq[@]}" --data data-images-idx3-ubyte
-expect 0 . "$PARE" train mlp:64-48-4 --data data-images-idx3-ubyte --steps 2 -o net.h5
+expect 0 . "$PARE" train mlp:64-48-4 --data data-images-idx3-ubyte --steps 2 -o net.h5 \
+    --threads 1
 cp data-images-idx3-ubyte bare-idx3-ubyte
 refuse 2 'labels' "$PARE" prune net.h5 -o out --method taylor --sparsity 0.5 \
     --data bare-idx3-ubyte --samples 16
@@ -58,9 +59,9 @@ for method in "prune --method wanda --sparsity 0.5" "prune --method sparsegpt --
     grep -qE '"(nans|infs)": *[1-9]' stdout.txt && fail "$method: values that are not finite"
 done
 expect 0 . "$PARE" quantize model -o one --method gptq --scheme w4g32 --data tokens.u16 \
-    --seq-len 32 --samples 1
+    --seq-len 32 --samples 1 --threads 1
 expect 0 . "$PARE" prune model -o one-p --method sparsegpt --pattern 2:4 --data tokens.u16 \
-    --seq-len 32 --samples 1
+    --seq-len 32 --samples 1 --threads 1
 
 # Memory that holds no layer: how much it would take.
 refuse 4 '[0-9] [KM]iB' "$PARE" "${gptq[@]}" "${run[@]}" --memory 64K

@@ -150,8 +150,8 @@ def make_decoder(path, layers=2):
 
 
 def make_llama(path, flaw=None):
-    """A Llama of two blocks with weights, "nan" in the third row of one, with norms of "zero", or with a "huge"
-    first block, whose outputs are not finite."""
+    """A Llama of two blocks; flawed by a "nan" in the third row of a weight, by norms that are
+    "zero", or by "huge" weights, so that what goes into the second block is not finite."""
     hidden, ffn, vocabulary = 64, 128, 64
     shapes = {"model.embed_tokens": (vocabulary, hidden), "model.norm": (hidden,),
               "lm_head": (vocabulary, hidden)}
@@ -165,8 +165,9 @@ def make_llama(path, flaw=None):
         values = floats(math.prod(shape), seed)
         if len(shape) == 1:
             values = struct.pack("<f", 0 if flaw == "zero" else 1) * shape[0]
-        if flaw == "huge" and name in ("model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"):
-            values = b"".join(struct.pack("<f", 1e25 * x) for x, in struct.iter_unpack("<f", values))
+        if flaw == "huge" and "layers.0.mlp" in name and "gate" not in name:
+            values = b"".join(struct.pack("<f", 1e25 * x[0])
+                              for x in struct.iter_unpack("<f", values))
         if flaw == "nan" and name == "model.layers.0.mlp.up_proj":
             at = 4 * (2 * hidden + 7)
             values = values[:at] + struct.pack("<f", math.nan) + values[at + 4:]

@@ -182,8 +182,8 @@ def values(path, names=None):
     return {name: matrix(there[f"{name}.weight"].f32().astype(np.float64)) for name in names}
 
 
-def compress(case, out, *options, code=0):
+def compress(case, out, *options):
     """`pare prune` or `quantize`, by which of the two the options name a method of."""
     words = list(map(str, options))
     command = "prune" if {"--pattern", "--sparsity"} & set(words) else "quantize"
-    return pare(command, case.path, "-o", out, *words, *case.options, code=code)
+    return pare(command, case.path, "-o", out, *words, *case.options)

@@ -5,8 +5,8 @@ of each layer as PyTorch sees them."""
 import functools
 import tempfile
 
-from calibrated import (T, WINDOWS, Bert, Images, Llama, captured, compress, layers, matrix, values, weights,
-                        wide)  # first: skips where PyTorch is missing
+from calibrated import (T, WINDOWS, Bert, Images, Llama, captured, compress, layers, matrix, values,
+                        weights, wide)  # first: skips where PyTorch is missing
 
 import copy
 import json
@@ -48,8 +48,8 @@ def written(kind, *options):
 
 
 def wanda(w, x, pattern, inner):
-    """The kept (Sun 2023). inner: places of a convolution's kernel, None of other layers. Of a convolution one threshold for all of it, and N:M runs along the
-    input channels."""
+    """The kept (Sun 2023). inner: places of a convolution's kernel, None of other layers. Of a
+    convolution there is one threshold for all of it, and N:M runs along the input channels."""
     scores = np.abs(w) * np.sqrt(np.sum(x ** 2, 0))
     if pattern == "2:4":
         if w.shape[1] // (inner or 1) % 4:
@@ -117,7 +117,8 @@ def each_site_sees_what_those_before_it_have_become():
                                                   case(kind).inner.get(name)))
                       for name in want]
     assert min(apart) < 0.98, "the order makes no difference here"
-    return f"at least {min(worst):.5f} of the places; the dense model's differ in {1 - min(apart):.3f}"
+    return (f"at least {min(worst):.5f} of the places; "
+            f"those of the dense model differ in {1 - min(apart):.3f}")
 
 
 # ---- the sweep -----------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ def recipe(kind, steps):
 def codes(path, name):
     """(codes, scales, zero points, values) of a layer, each of the weight's shape."""
     arrays, config = dict(read(path)), decode.settings(path)
-    dtype, shape, q, s, z, scheme = decode.compressed(f"{name}.weight", arrays, config)
+    _, _, q, s, z, scheme = decode.compressed(f"{name}.weight", arrays, config)
     block = oracle.blocks_of(scheme, *q.shape)
     s, z = (oracle.spread(x, block, q.shape) for x in (s, z))
     return q, s, z, oracle.decode(scheme, q, s, z)
@@ -261,7 +262,8 @@ def shared(x, heads, how):
     if not heads:
         return x
     groups, queries, dim = heads
-    return np.repeat(how(x.reshape(groups, queries, dim), axis=1, keepdims=True), queries, 1).ravel()
+    one = how(x.reshape(groups, queries, dim), axis=1, keepdims=True)
+    return np.repeat(one, queries, 1).ravel()
 
 
 def smoothquant_scales(kind, names, heads):

@@ -1,5 +1,5 @@
-"""transformers with compressed-tensors loads what calibrated methods write: its outputs are those of
-pare's own decoded values, and it measures what `pare eval` measures."""
+"""transformers with compressed-tensors loads what calibrated methods write: its outputs are those
+of pare's own decoded values, and it measures what `pare eval` measures."""
 # labels: quick
 from calibrated import T, Bert, Llama, compress, layers, values  # first: skips without PyTorch
 

@@ -1,5 +1,5 @@
-"""What the scripts of this folder share: the real checkpoints with the data they are calibrated with
-and measured on, running pare on them, and the tables of rows beside the scripts."""
+"""What the scripts of this folder share: the real checkpoints with the data they are calibrated and
+measured on, running pare on them, and the tables of rows beside the scripts."""
 import csv
 import json
 import os

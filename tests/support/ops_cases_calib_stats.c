@@ -214,7 +214,7 @@ static void keep_rows_case(ops_run *run, const ops_shape *s, pare_dtype dtype, o
     size_t bytes = (size_t)(s->rows * s->cols) * element(dtype);
     uint8_t *keep = ops_bytes(run, s->rows, (size_t)ops_below(run, 3));
     for (int64_t r = 0; r < s->rows; r++) /* any byte but 0 keeps */
-        keep[r] = ops_below(run, 2) ? (uint8_t)(keep[r] | 1u << r % 8) : 0;
+        keep[r] = (uint8_t)(ops_below(run, 2) ? keep[r] | 1u << r % 8 : 0);
     pare_keep_rows_args args = {.x = matrix(run, kind, dtype, s->rows, s->cols),
                                 .y = pare_matrix(NULL, dtype, s->rows, s->cols),
                                 .keep = pare_vector(keep, PARE_U8, s->rows)};

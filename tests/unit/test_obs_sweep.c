@@ -457,6 +457,12 @@ static void what_does_not_go_together_is_refused(void **unused)
     f = factor_of(&c, &(pare_sweep_options){0});
     choose.m = 16;
     assert_status(pare_sweep(be, &c.layer, f, &choose, &round, &loss), PARE_ERR_ARGUMENT);
+    assert_status(pare_sweep_check(&c.layer, false, 16), PARE_ERR_ARGUMENT);
+    assert_non_null(strstr(pare_last_error(), "groups of 100 columns and n:16"));
+    assert_ok(pare_sweep_check(&c.layer, false, 4));
+    assert_ok(pare_sweep_check(&c.layer, true, 16));
+    assert_status(pare_sweep_check(&c.layer, true, 200), PARE_ERR_ARGUMENT);
+    assert_non_null(strstr(pare_last_error(), "128 columns at once and cannot choose among 200"));
     assert_ok(pare_factor_plain(be, 10, &(pare_sweep_options){0}, &other));
     assert_status(pare_sweep(be, &c.layer, other, NULL, &round, &loss), PARE_ERR_ARGUMENT);
     assert_status(pare_factor_create(be, c.stats,

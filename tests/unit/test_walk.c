@@ -1,15 +1,10 @@
 /* test_walk.c - compression with data, block by block: what is written, that it is the same however
  * the work was cut, wherever it was done. */
-#include "train_fixture.h"
+#include "walk_fixture.h"
 
 #include "far_device.h"
 
-#include "pare/run.h"
-
-#include "engine/learn.h"
-
 #include "base/file.h"
-#include "base/json.h"
 
 #include <errno.h>
 #include <math.h>
@@ -29,125 +24,11 @@ ssize_t pwrite(int fd, const void *bytes, size_t size, off_t offset)
     return syscall(SYS_pwrite64, fd, bytes, size, offset);
 }
 
-/* ---- models and data ------------------------------------------------------------------------- */
-
-static const char llama[] =
-    "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, "
-    "\"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
-    "\"vocab_size\": 32, \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-05, "
-    "\"tie_word_embeddings\": true}";
-static const char vit[] = "vit:patch=2,dim=32,depth=2,heads=2,mlp=64,in=1,size=8,classes=4";
-static const char resnet[] = "resnet8-tiny:in=1,size=8,classes=4";
-
-typedef struct bench {
-    char *folder, *source, *out;
-    const char *data;
-    pare_run_options options;
-    pare_report *report;
-} bench;
-
-/* A checkpoint of a fresh model; nan: a tensor that holds one at row 5, column 7. */
-static void write_model(const char *arch, const char *config, const char *path, const char *nan)
-{
-    pare_backend *be = NULL;
-    pare_model_choice choice = {.arch = arch ? arch : config};
-    pare__subject subject = {.choice = &choice};
-    assert_ok(pare_cpu_create(NULL, &be));
-    assert_ok(
-        pare_model_create(&(pare_model_options){.arch = arch, .config = config}, &subject.model));
-    assert_ok(pare_model_prepare(
-        subject.model, be,
-        &(pare_model_shape){.batch = 1, .length = config ? 4 : 0, .compute = PARE_F32}));
-    assert_ok(pare_model_init(subject.model, 3));
-    if (nan) {
-        float *values = fixture_param(subject.model, nan)->value.data;
-        values[5 * 32 + 7] = NAN;
-    }
-    assert_ok(pare__model_write_out(&(pare__model_write){.subject = &subject,
-                                                         .be = be,
-                                                         .output = path,
-                                                         .recipe = "none",
-                                                         .data = "none",
-                                                         .sources = "{}",
-                                                         .overwrite = true}));
-    pare_model_free(&subject.model);
-    pare_backend_free(&be);
-}
-
-static bench make(const char *arch, const char *config)
-{
-    bench b = {.folder = test_folder_make(), .options = {.threads = 1, .device = "cpu"}};
-    assert_ok(pare__join(b.folder, "in.h5", &b.source));
-    assert_ok(pare__join(b.folder, "out.h5", &b.out));
-    write_model(arch, config, b.source, NULL);
-    b.data =
-        config ? fixture_tokens(b.folder, 24 * 16 + 1, 32) : fixture_images(b.folder, 24, true);
-    return b;
-}
-
-static void done(bench *b)
-{
-    pare_report_free(&b->report);
-    test_folder_remove(b->folder);
-    free(b->source);
-    free(b->out);
-}
-
-static pare_status run(bench *b, const char *step, const char *more)
-{
-    char text[2000];
-    pare_recipe *recipe = NULL;
-    int n =
-        snprintf(text, sizeof text,
-                 "model: %s\nsteps:\n  - compress: {%s, data: %s%s, samples: 24%s}\n  - export: "
-                 "{to: %s}\n",
-                 b->source, step, b->data, strstr(b->data, "tokens.u16") ? ", seq_len: 16" : "",
-                 more, b->out);
-    assert_true(n > 0 && (size_t)n < sizeof text);
-    pare_report_free(&b->report);
-    assert_ok(pare_recipe_parse(text, (size_t)n, "recipe", &recipe));
-    pare_status status = pare_run(recipe, &b->options, &b->report);
-    pare_recipe_free(&recipe);
-    return status;
-}
-
-static void clear(const bench *b)
-{
-    static const char *const endings[] = {"", ".walk", ".part", ".journal"};
-    for (int i = 0; i < 4; i++) {
-        char path[4200];
-        snprintf(path, sizeof path, "%s%s", b->out, endings[i]);
-        assert_ok(pare__remove_tree(path));
-    }
-}
-
-static char *bytes_of(const bench *b, int64_t *size)
+static char *bytes_of(const walk_bench *b, int64_t *size)
 {
     char *bytes = NULL;
     assert_ok(pare__file_load(b->out, 1 << 26, &bytes, size));
     return bytes;
-}
-
-/* Values of a tensor as a reader gets them; freed by the caller. */
-static float *values_of(const char *path, const char *name, int64_t *rows, int64_t *cols)
-{
-    pare_store *store = NULL;
-    pare_backend *be = NULL;
-    assert_ok(pare_cpu_create(NULL, &be));
-    assert_ok(pare_store_open(path, &store));
-    int64_t i = pare_store_find(store, name);
-    assert_true(i >= 0);
-    const pare_entry *e = pare_store_entry(store, i);
-    assert_int_equal(e->dtype, PARE_F32);
-    *rows = e->rows;
-    *cols = e->cols;
-    float *values = malloc((size_t)(e->rows * e->cols) * sizeof *values);
-    void *scratch = malloc((size_t)pare_store_scratch(store, i, e->rows) + 1);
-    assert_ok(pare_store_read_values(store, be, i, 0, e->rows, values, scratch));
-    free(scratch);
-    pare_store_close(&store);
-    pare_backend_free(&be);
-    return values;
 }
 
 /* ---- what the report says -------------------------------------------------------------------- */
@@ -158,7 +39,7 @@ typedef struct outcome {
     char first_fallback[200];
 } outcome;
 
-static outcome look(const bench *b)
+static outcome look(const walk_bench *b)
 {
     char *text = NULL;
     pare__json *root = NULL;
@@ -193,7 +74,7 @@ static outcome look(const bench *b)
 static void check_nm(const char *path, const char *name, int n, int m, int64_t inner)
 {
     int64_t R, C;
-    float *w = values_of(path, name, &R, &C);
+    float *w = walk_values(path, name, &R, &C);
     for (int64_t r = 0; r < R; r++)
         for (int64_t s = 0; s < inner; s++)
             for (int64_t c = 0; c < C / inner; c += m) {
@@ -213,12 +94,12 @@ static const char q_proj[] = "model.layers.1.self_attn.q_proj.weight",
 static void wanda_leaves_the_share_of_each_row(void **state)
 {
     (void)state;
-    bench b = make(NULL, llama);
-    assert_ok(run(&b, "prune: {method: wanda, sparsity: 0.5}", ""));
+    walk_bench b = walk_make(NULL, walk_llama);
+    assert_ok(walk_run(&b, "prune: {method: wanda, sparsity: 0.5}", ""));
     outcome o = look(&b);
     assert_int_equal(o.layers, 14);
     int64_t R, C;
-    float *w = values_of(b.out, down_proj, &R, &C);
+    float *w = walk_values(b.out, down_proj, &R, &C);
     for (int64_t r = 0; r < R; r++) {
         int64_t zeros = 0;
         for (int64_t c = 0; c < C; c++)
@@ -226,11 +107,11 @@ static void wanda_leaves_the_share_of_each_row(void **state)
         assert_int_equal(zeros, C / 2);
     }
     free(w);
-    clear(&b);
-    assert_ok(run(&b, "prune: {method: wanda, pattern: '2:4'}", ""));
+    walk_clear(&b);
+    assert_ok(walk_run(&b, "prune: {method: wanda, pattern: '2:4'}", ""));
     check_nm(b.out, q_proj, 2, 4, 1);
     check_nm(b.out, down_proj, 2, 4, 1);
-    done(&b);
+    walk_done(&b);
 }
 
 /* The first site sees what nothing has changed yet, so its scores can be had otherwise. */
@@ -238,11 +119,11 @@ static void wanda_takes_the_lowest_scores(void **state)
 {
     (void)state;
     const char *name = "model.layers.0.self_attn.k_proj.weight";
-    bench b = make(NULL, llama);
+    walk_bench b = walk_make(NULL, walk_llama);
     int64_t R, C, rows, cols;
-    assert_ok(run(&b, "prune: {method: wanda, sparsity: 0.25}", ""));
-    float *was = values_of(b.source, name, &R, &C), *is = values_of(b.out, name, &R, &C);
-    float *emb = values_of(b.source, "model.embed_tokens.weight", &rows, &cols);
+    assert_ok(walk_run(&b, "prune: {method: wanda, sparsity: 0.25}", ""));
+    float *was = walk_values(b.source, name, &R, &C), *is = walk_values(b.out, name, &R, &C);
+    float *emb = walk_values(b.source, "model.embed_tokens.weight", &rows, &cols);
     uint16_t tokens[24 * 16];
     FILE *file = fopen(b.data, "rb");
     assert_int_equal(fread(tokens, 2, 24 * 16, file), 24 * 16);
@@ -271,7 +152,7 @@ static void wanda_takes_the_lowest_scores(void **state)
     free(emb);
     free(is);
     free(was);
-    done(&b);
+    walk_done(&b);
 }
 
 static void sweeps_are_better_than_plain_methods(void **state)
@@ -283,25 +164,26 @@ static void sweeps_are_better_than_plain_methods(void **state)
         "quantize: {method: gptq, scheme: w4g32}",
         "quantize: {method: gptq, scheme: w3g32z, act_order: true}",
     };
-    bench b = make(NULL, llama);
+    walk_bench b = walk_make(NULL, walk_llama);
     for (int i = 0; i < 4; i++) {
-        assert_ok(run(&b, steps[i], ""));
+        assert_ok(walk_run(&b, steps[i], ""));
         outcome o = look(&b);
         assert_true(o.layers == 14 && o.known == 14 && o.better >= 11);
         assert_true(o.damping == (i == 0 ? 0.02 : 0.01));
-        clear(&b);
+        walk_clear(&b);
     }
-    done(&b);
+    walk_done(&b);
 }
 
 static void a_joint_sweep_is_sparse_and_quantised(void **state)
 {
     (void)state;
-    bench b = make(NULL, llama);
-    assert_ok(run(&b,
-                  "prune: {method: sparsegpt, pattern: '2:4'}, quantize: {method: gptq, scheme: "
-                  "w4g32}",
-                  ""));
+    walk_bench b = walk_make(NULL, walk_llama);
+    assert_ok(
+        walk_run(&b,
+                 "prune: {method: sparsegpt, pattern: '2:4'}, quantize: {method: gptq, scheme: "
+                 "w4g32}",
+                 ""));
     check_nm(b.out, q_proj, 2, 4, 1);
     check_nm(b.out, down_proj, 2, 4, 1);
     outcome o = look(&b);
@@ -312,13 +194,13 @@ static void a_joint_sweep_is_sparse_and_quantised(void **state)
     const pare_entry *e = pare_store_entry(store, pare_store_find(store, q_proj));
     assert_int_equal(e->form, PARE_FORM_QUANT);
     pare_store_close(&store);
-    clear(&b);
-    assert_ok(run(&b,
-                  "prune: {method: wanda, pattern: '2:4'}, quantize: {method: gptq, scheme: "
-                  "w4g32}",
-                  ""));
+    walk_clear(&b);
+    assert_ok(walk_run(&b,
+                       "prune: {method: wanda, pattern: '2:4'}, quantize: {method: gptq, scheme: "
+                       "w4g32}",
+                       ""));
     check_nm(b.out, q_proj, 2, 4, 1);
-    done(&b);
+    walk_done(&b);
 }
 
 /* Folded scales leave the function as it is: what is not quantised is changed, and the model's
@@ -331,11 +213,11 @@ static void scales_are_folded_away(void **state)
         "quantize: {method: smoothquant, scheme: w8a8}",
         "quantize: {method: smoothquant, scheme: w8a8s}",
     };
-    bench b = make(NULL, llama);
+    walk_bench b = walk_make(NULL, walk_llama);
     for (int i = 0; i < 3; i++) {
         pare_report *report = NULL;
         bool differs;
-        assert_ok(run(&b, steps[i], i == 1 ? ", true_sequential: false" : ""));
+        assert_ok(walk_run(&b, steps[i], i == 1 ? ", true_sequential: false" : ""));
         assert_int_equal(look(&b).layers, 14);
         pare_eval_job job = {.model = {.checkpoint = b.out},
                              .against = {.checkpoint = b.source},
@@ -354,27 +236,27 @@ static void scales_are_folded_away(void **state)
         pare_report_free(&report);
         assert_ok(pare_compare(b.source, b.out, 1, &b.options, &report, &differs));
         pare_report_free(&report);
-        clear(&b);
+        walk_clear(&b);
     }
-    done(&b);
+    walk_done(&b);
 }
 
 static void images_go_through_too(void **state)
 {
     (void)state;
-    bench b = make(resnet, NULL);
-    assert_ok(run(&b, "prune: {method: sparsegpt, pattern: '2:4'}", ""));
+    walk_bench b = walk_make(walk_resnet, NULL);
+    assert_ok(walk_run(&b, "prune: {method: sparsegpt, pattern: '2:4'}", ""));
     outcome o = look(&b);
     assert_true(o.layers >= 8 && o.better == o.known);
-    clear(&b);
-    assert_ok(run(
+    walk_clear(&b);
+    assert_ok(walk_run(
         &b, "prune: {method: wanda, pattern: '2:4'}, quantize: {method: gptq, scheme: w4}", ""));
-    done(&b);
-    b = make(vit, NULL);
-    assert_ok(run(&b, "quantize: {method: gptq, scheme: w4g32}", ", batch: 7"));
+    walk_done(&b);
+    b = walk_make(walk_vit, NULL);
+    assert_ok(walk_run(&b, "quantize: {method: gptq, scheme: w4g32}", ", batch: 7"));
     o = look(&b);
     assert_true(o.layers >= 8 && o.better == o.known);
-    done(&b);
+    walk_done(&b);
 }
 
 /* Rows of padding do not count: longer rows of the same tokens give the same weights. */
@@ -386,7 +268,7 @@ static void padding_is_left_out(void **state)
         "\"num_hidden_layers\": 1, \"num_attention_heads\": 4, \"vocab_size\": 32, "
         "\"max_position_embeddings\": 64, \"type_vocab_size\": 2}";
     const char *name = "encoder.layer.0.attention.self.query.weight";
-    bench b = make(NULL, bert);
+    walk_bench b = walk_make(NULL, bert);
     float *got[2];
     int64_t R, C;
     uint16_t rows[24][20];
@@ -409,10 +291,10 @@ static void padding_is_left_out(void **state)
         }
         fclose(file);
         b.data = path;
-        clear(&b);
-        assert_ok(run(&b, "quantize: {method: gptq, scheme: w4g32}",
-                      round ? ", pad_id: 0, seq_len: 20" : ", pad_id: 0, seq_len: 10"));
-        got[round] = values_of(b.out, name, &R, &C);
+        walk_clear(&b);
+        assert_ok(walk_run(&b, "quantize: {method: gptq, scheme: w4g32}",
+                           round ? ", pad_id: 0, seq_len: 20" : ", pad_id: 0, seq_len: 10"));
+        got[round] = walk_values(b.out, name, &R, &C);
     }
     double apart = 0, size = 0;
     for (int64_t e = 0; e < R * C; e++) {
@@ -422,22 +304,22 @@ static void padding_is_left_out(void **state)
     assert_true(apart <= 0.001 * size);
     free(got[0]);
     free(got[1]);
-    done(&b);
+    walk_done(&b);
 }
 
 static void ways_of_running_differ_and_repeat(void **state)
 {
     (void)state;
     static const char *const more[] = {"", ", true_sequential: false", ", propagate: dense"};
-    bench b = make(NULL, llama);
+    walk_bench b = walk_make(NULL, walk_llama);
     char cache[4200];
     int64_t size, again, R, C;
     float *want = NULL;
     for (int i = 0; i < 3; i++) {
         char *bytes[2];
         for (int round = 0; round < 2; round++) {
-            clear(&b);
-            assert_ok(run(&b, "quantize: {method: awq, scheme: w4g32}", more[i]));
+            walk_clear(&b);
+            assert_ok(walk_run(&b, "quantize: {method: awq, scheme: w4g32}", more[i]));
             bytes[round] = bytes_of(&b, round ? &again : &size);
         }
         assert_int_equal(size, again);
@@ -447,16 +329,16 @@ static void ways_of_running_differ_and_repeat(void **state)
     }
     snprintf(cache, sizeof cache, ", propagate: dense, cache: %s/cache", b.folder);
     for (int round = 0; round < 2; round++) {
-        clear(&b);
-        assert_ok(run(&b, "quantize: {method: awq, scheme: w4g32}", cache));
-        float *values = values_of(b.out, down_proj, &R, &C);
+        walk_clear(&b);
+        assert_ok(walk_run(&b, "quantize: {method: awq, scheme: w4g32}", cache));
+        float *values = walk_values(b.out, down_proj, &R, &C);
         if (round)
             assert_memory_equal(values, want, (size_t)(R * C) * sizeof *values);
         free(want);
         want = values;
     }
     free(want);
-    done(&b);
+    walk_done(&b);
 }
 
 /* Every so many writes one fails; the same command goes on, until it is done. */
@@ -471,17 +353,17 @@ static void cut_and_continued_it_ends_with_the_same_bytes(void **state)
         {"quantize: {method: awq, scheme: w4g32}", ", true_sequential: false"},
         {"quantize: {method: gptq, scheme: w4g32}", ", propagate: dense"},
     };
-    bench b = make(NULL, llama);
+    walk_bench b = walk_make(NULL, walk_llama);
     for (size_t j = 0; j < sizeof jobs / sizeof *jobs; j++) {
         int64_t size, again;
         int cuts = 0;
-        clear(&b);
-        assert_ok(run(&b, jobs[j].step, jobs[j].more));
+        walk_clear(&b);
+        assert_ok(walk_run(&b, jobs[j].step, jobs[j].more));
         char *want = bytes_of(&b, &size);
-        clear(&b);
+        walk_clear(&b);
         for (pare_status status = PARE_ERR_FULL; status != PARE_OK; cuts++) {
             writes_left = 23 + 5 * (long)j;
-            status = run(&b, jobs[j].step, jobs[j].more);
+            status = walk_run(&b, jobs[j].step, jobs[j].more);
             writes_left = -1;
             if (status != PARE_OK)
                 assert_int_equal(status, PARE_ERR_FULL);
@@ -497,24 +379,41 @@ static void cut_and_continued_it_ends_with_the_same_bytes(void **state)
         snprintf(path, sizeof path, "%s.walk", b.out);
         assert_false(pare__exists(path));
     }
-    done(&b);
+    walk_done(&b);
 }
 
 static void another_way_of_computing_is_refused(void **state)
 {
     (void)state;
     const char *step = "quantize: {method: gptq, scheme: w4g32}";
-    bench b = make(NULL, llama);
+    walk_bench b = walk_make(NULL, walk_llama);
     writes_left = 40;
-    assert_status(run(&b, step, ""), PARE_ERR_FULL);
+    assert_status(walk_run(&b, step, ""), PARE_ERR_FULL);
     writes_left = -1;
     b.options.threads = 2;
-    assert_status(run(&b, step, ""), PARE_ERR_EXISTS);
+    assert_status(walk_run(&b, step, ""), PARE_ERR_EXISTS);
     assert_non_null(strstr(pare_last_error(), "1 thread"));
     assert_non_null(strstr(pare_last_error(), "2 threads"));
     b.options.overwrite = true;
-    assert_ok(run(&b, step, ""));
-    done(&b);
+    assert_ok(walk_run(&b, step, ""));
+    walk_done(&b);
+}
+
+/* What replaces a walk that was cut removes its files, whether it has one itself or not. */
+static void a_walk_that_is_dropped_leaves_nothing(void **state)
+{
+    (void)state;
+    walk_bench b = walk_make(NULL, walk_llama);
+    char folder[4200];
+    snprintf(folder, sizeof folder, "%s.walk", b.out);
+    writes_left = 40;
+    assert_status(walk_run(&b, "quantize: {method: gptq, scheme: w4g32}", ""), PARE_ERR_FULL);
+    writes_left = -1;
+    assert_true(pare__exists(folder));
+    b.options.overwrite = true;
+    assert_ok(walk_run(&b, "quantize: {scheme: w4g32}", ""));
+    assert_false(pare__exists(folder));
+    walk_done(&b);
 }
 
 static void a_device_gives_nearly_the_same(void **state)
@@ -529,17 +428,17 @@ static void a_device_gives_nearly_the_same(void **state)
         "prune: {method: wanda, pattern: '2:4'}, quantize: {method: awq, scheme: w4g32}",
         "prune: {method: sparsegpt, sparsity: 0.5}",
     };
-    bench b = make(NULL, llama);
+    walk_bench b = walk_make(NULL, walk_llama);
     for (int i = 0; i < 2; i++) {
         int64_t R, C;
         double apart = 0, size = 0;
         b.options.device = "cpu";
-        assert_ok(run(&b, steps[i], ""));
-        float *want = values_of(b.out, q_proj, &R, &C);
-        clear(&b);
+        assert_ok(walk_run(&b, steps[i], ""));
+        float *want = walk_values(b.out, q_proj, &R, &C);
+        walk_clear(&b);
         b.options.device = "cuda";
-        assert_ok(run(&b, steps[i], ""));
-        float *got = values_of(b.out, q_proj, &R, &C);
+        assert_ok(walk_run(&b, steps[i], ""));
+        float *got = walk_values(b.out, q_proj, &R, &C);
         for (int64_t e = 0; e < R * C; e++) {
             apart += fabs((double)(got[e] - want[e]));
             size += fabs((double)want[e]);
@@ -547,19 +446,19 @@ static void a_device_gives_nearly_the_same(void **state)
         assert_true(apart <= 0.02 * size);
         free(got);
         free(want);
-        clear(&b);
+        walk_clear(&b);
     }
-    done(&b);
+    walk_done(&b);
 }
 
 static void what_cannot_be_is_said(void **state)
 {
     (void)state;
     const char *step = "quantize: {method: gptq, scheme: w4g32}";
-    bench b = make(NULL, llama);
+    walk_bench b = walk_make(NULL, walk_llama);
     char path[4200];
     b.options.memory = 1 << 20;
-    assert_status(run(&b, step, ""), PARE_ERR_MEMORY);
+    assert_status(walk_run(&b, step, ""), PARE_ERR_MEMORY);
     assert_non_null(strstr(pare_last_error(), "it needs"));
     b.options.memory = 0;
     snprintf(path, sizeof path, "%s/short.u16", b.folder);
@@ -567,15 +466,15 @@ static void what_cannot_be_is_said(void **state)
     assert_int_equal(fwrite("\1\0\2\0", 1, 4, file), 4);
     fclose(file);
     b.data = path;
-    assert_int_not_equal(run(&b, step, ", seq_len: 16"), PARE_OK);
+    assert_int_not_equal(walk_run(&b, step, ", seq_len: 16"), PARE_OK);
     assert_false(pare__exists(b.out));
-    write_model(NULL, llama, b.source, q_proj);
+    walk_model(NULL, walk_llama, b.source, q_proj);
     b.data = fixture_tokens(b.folder, 24 * 16 + 1, 32);
-    assert_status(run(&b, step, ""), PARE_ERR_DAMAGED);
+    assert_status(walk_run(&b, step, ""), PARE_ERR_DAMAGED);
     assert_non_null(strstr(pare_last_error(), q_proj));
     assert_non_null(strstr(pare_last_error(), "row 5, column 7"));
     assert_false(pare__exists(b.out));
-    done(&b);
+    walk_done(&b);
 }
 
 int main(void)
@@ -591,6 +490,7 @@ int main(void)
         cmocka_unit_test(ways_of_running_differ_and_repeat),
         cmocka_unit_test(cut_and_continued_it_ends_with_the_same_bytes),
         cmocka_unit_test(another_way_of_computing_is_refused),
+        cmocka_unit_test(a_walk_that_is_dropped_leaves_nothing),
         cmocka_unit_test(a_device_gives_nearly_the_same),
         cmocka_unit_test(what_cannot_be_is_said),
     };

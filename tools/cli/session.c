@@ -27,7 +27,7 @@ struct progress {
     pthread_mutex_t lock; /* remarks and progress come from several threads */
     bool tty, verbose;
     bool shown; /* a line stands on the terminal, without its newline */
-    char phase[48];
+    char phase[112];
     double phase_begin, first_done; /* of this phase */
     double last;                    /* when something was shown */
     char note[160];                 /* what stands in the place of bytes a second, or "" */
@@ -71,6 +71,9 @@ static const char *time_text(double seconds, char *text, size_t size)
     return text;
 }
 
+/* Work on a checkpoint is counted in its bytes; what is counted in batches or layers has fewer. */
+#define LEAST_BYTES 65536
+
 /* "prune 37 %, 412 MiB/s, memory 212 MiB, 12 s left" */
 static void progress_text(const struct progress *p, double done, double total, char *line,
                           size_t size)
@@ -85,7 +88,7 @@ static void progress_text(const struct progress *p, double done, double total, c
         return;
     }
     size_t at = (size_t)snprintf(line, size, "%s %d %%", p->phase, percent);
-    if (speed > 0 && at < size)
+    if (speed > 0 && total >= LEAST_BYTES && at < size)
         at += (size_t)snprintf(line + at, size - at, ", %s/s", size_text(speed, rate, sizeof rate));
     if (at < size)
         at += (size_t)snprintf(line + at, size - at, ", memory %s",

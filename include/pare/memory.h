@@ -1,6 +1,6 @@
-/* alloc.h - what memory this process has. */
-#ifndef PARE_ALLOC_H
-#define PARE_ALLOC_H
+/* memory.h - what memory this process has. */
+#ifndef PARE_MEMORY_H
+#define PARE_MEMORY_H
 
 #include <stdint.h>
 
