@@ -38,6 +38,7 @@ typedef struct pare_data_options {
     float scale, mean[4], std[4];    /* as in pare_model_facts; std 0 counts as 1, scale 0 as 1.
                                         Images of F32 are taken as normalised already */
     int64_t skip, samples;           /* leave out the first, then take so many; 0: all */
+    bool at_most;                    /* fewer than `samples` will do */
     bool shuffle;                    /* the order is drawn from the seed, anew for every epoch */
     bool draw; /* which `samples` are taken (of those behind `skip`) is drawn from the seed; else
                   the first. Of all there is nothing to draw */

@@ -38,7 +38,7 @@ typedef struct pare_quant_tuning {
     double damping; /* gptq, sparsegpt: share of the mean diagonal (0.01) */
     bool act_order; /* gptq */
     double alpha;   /* smoothquant: migration strength (0.5) */
-    int grid;       /* awq: scales tried between α = 0 and 1 (20) */
+    int grid;       /* awq: how many α are tried, from 0 in equal steps to below 1 (20) */
     bool no_clip;   /* awq: without the search for clipped scales */
 } pare_quant_tuning;
 

@@ -59,7 +59,7 @@ typedef struct pare_quant_step {
 typedef struct pare_calibration {
     char *path; /* as in pare_data_options; NULL: a step without data */
     char *labels;
-    int64_t samples; /* 0: 128 */
+    int64_t samples; /* 0: 128, or all where there are fewer */
     int64_t seq_len; /* 0: by the model and data */
     int64_t skip;
     bool shuffle;

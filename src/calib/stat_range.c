@@ -6,7 +6,7 @@
  *   MSE         r = largest·k/100, k = 100 … 1, of least Σ n_b (c_b − ĉ_b)², c_b the middle of bin
  * b KL          r = i·width, i = 128 … BINS, of least Kullback-Leibler divergence between the first
  *               i bins (all above added to the last) and the same bins at 128 levels (Migacz 2017)
- * Ties go to the larger r of MSE, the smaller of KL. All in f64, in ascending order of the bins. */
+ * Ties go to the larger r. All in f64, in ascending order of the bins. */
 #include "pare/calib.h"
 
 #include "base/alloc.h"
@@ -86,7 +86,7 @@ static double kl_range(const int64_t *bins, double width)
     for (int n = 1; n <= BINS; n++) {
         kept += bins[n - 1];
         double d = n >= LEVELS && kept > 0 ? divergence(bins, n, kept, all) : INFINITY;
-        if (d < least) {
+        if (d <= least) {
             least = d;
             best = n;
         }

@@ -107,8 +107,9 @@ pare_status PARE_CPU(pare_cpu_column_stats)(pare_backend *be, const pare_column_
 
 /* ---- histogram ------------------------------------------------------------------------------- */
 
-#define COPIES 4 /* of the bins in turns: neighbours are often alike, and an addition takes time   \
-                  */
+#define COPIES                                                                                     \
+    4 /* of the bins in turns: neighbours are often alike, and an addition takes time              \
+       */
 #define GRAIN 65536
 
 typedef struct histogram {

@@ -87,11 +87,14 @@ static pare_status choose_samples(pare_dataset *d)
     PARE_REQUIRE(o->skip >= 0 && o->samples >= 0, PARE_ERR_ARGUMENT,
                  "%" PRId64 " samples behind %" PRId64 " others make no sense", o->samples,
                  o->skip);
-    PARE_REQUIRE(o->skip < d->total && o->samples <= d->total - o->skip, PARE_ERR_ARGUMENT,
+    int64_t least = o->at_most ? 1 : o->samples;
+    PARE_REQUIRE(o->skip < d->total && least <= d->total - o->skip, PARE_ERR_ARGUMENT,
                  "%s has %" PRId64 " %s, too few to skip %" PRId64 " and take %" PRId64
                  ": give fewer samples",
                  d->path, d->total, what, o->skip, o->samples > 0 ? o->samples : 1);
-    d->count = o->samples > 0 ? o->samples : d->total - o->skip;
+    d->count = d->total - o->skip;
+    if (o->samples > 0 && o->samples < d->count)
+        d->count = o->samples;
     return PARE_OK;
 }
 

@@ -59,6 +59,7 @@ static pare_status open_data(pare__job *job, pare__gradients *g)
                                      .bos_id = -1,
                                      .skip = c->skip,
                                      .samples = c->samples ? c->samples : SAMPLES,
+                                     .at_most = !c->samples,
                                      .draw = c->shuffle,
                                      .seed = job->recipe->seed};
     pare_model *model = g->subject.model;

@@ -113,7 +113,7 @@ typedef struct pare__job {
     pare__chunk *chunks;
     int64_t chunk_count;
     pare_entry *entries; /* [count]: what the writer gets, from tasks */
-    char *config; /* of recipe->arch: what it says as config.json, or NULL */
+    char *config;        /* of recipe->arch: what it says as config.json, or NULL */
     char *recipe_text, *provenance;
     uint64_t *digests; /* [count][2] of the source's values; guarded by lock */
     pare_sums *sums;   /* [count]: the writer's checksums that the journal gave back */

@@ -6,8 +6,6 @@
 
 #include <string.h>
 
-#define DEFAULT_SAMPLES 128
-
 /* A default of the recipe as a step's own text. */
 static void take_default(pare__reader *r, const char *text, char **copy)
 {
@@ -22,7 +20,7 @@ void pare__read_calibration(pare__reader *r, const pare__step_map *map, pare_cal
     const pare__yaml *const *v = map->value;
     pare__problems *problems = &r->problems;
     bool sequential = true;
-    *c = (pare_calibration){.samples = DEFAULT_SAMPLES, .pad_id = -2, .compute = PARE_F32};
+    *c = (pare_calibration){.pad_id = -2, .compute = PARE_F32};
     if (v[PARE__KEY_DATA])
         pare__read_copy(r, v[PARE__KEY_DATA], "data", &c->path);
     else if (map->guessed[PARE__KEY_DATA])

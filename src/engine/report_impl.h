@@ -186,7 +186,7 @@ pare__shape pare__report_shape(const pare__json *object, const char *key);
 /* ---- rendering (report_text_*.c) ------------------------------------------------------------- */
 
 /* Each appends its kind; root has any content. */
-void pare__report_text_run(const pare__json *root, pare__text *out); /* plan and run */
+void pare__report_text_run(const pare__json *root, pare__text *out);    /* plan and run */
 void pare__report_text_shrink(const pare__json *root, pare__text *out); /* what such a run adds */
 void pare__report_text_layers(const pare__json *root, pare__text *out); /* what data adds */
 void pare__report_text_survey(const pare__json *root, pare__text *out);

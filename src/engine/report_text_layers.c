@@ -106,7 +106,7 @@ static void add_layers(const pare__json *layers, pare__text *out)
 {
     static const char *const heading[] = {"layer",   "method", "plain",      "error", "zeros",
                                           "damping", "dead",   "act. scale", "remark"};
-    size_t n = pare__json_size(layers);
+    size_t n = pare__json_size(layers), known = 0;
     struct ranked *order = NULL;
     pare__table table = {.align = "LlrrrrrrL"};
     if (n == 0)
@@ -115,6 +115,8 @@ static void add_layers(const pare__json *layers, pare__text *out)
         out->failed = true;
         return;
     }
+    for (size_t i = 0; i < n; i++)
+        known += there(pare__json_at(layers, i), "error_after");
     for (size_t i = 0; i < n; i++) /* what fell back stands before all others */
         order[i] = (struct ranked){pare__report_real(pare__json_at(layers, i), "error_after") +
                                        (there(pare__json_at(layers, i), "fallback") ? 1e300 : 0),
@@ -128,7 +130,8 @@ static void add_layers(const pare__json *layers, pare__text *out)
     pare__text_add(out, "\n");
     pare__table_add(&table, out);
     if (n > SHOWN_LAYERS)
-        pare__text_add(out, "  the worst %d of %zu: --json lists every layer\n", SHOWN_LAYERS, n);
+        pare__text_add(out, "  the %s %d of %zu: --json lists every layer\n",
+                       known ? "worst" : "first", SHOWN_LAYERS, n);
     add_layer_summary(layers, out);
 }
 

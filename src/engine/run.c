@@ -271,7 +271,8 @@ static pare_status give_up(pare__job *job, pare_status status)
     bool keep = status == PARE_ERR_FULL || status == PARE_ERR_IO ||
                 status == PARE_ERR_INTERRUPTED || status == PARE_ERR_MEMORY ||
                 status == PARE_ERR_DEVICE || status == PARE_ERR_EXISTS;
-    bool mine = job->journal != NULL, walking = job->walker && !job->writer;
+    bool mine = job->journal != NULL;
+    const char *kept = job->writer ? "part" : job->walker ? "walk" : "journal";
     pare_writer_free(&job->writer, mine && !keep);
     if (mine && !keep) /* the journal last: without it nobody knows whose the rest is */
         (void)(pare__gradients_clean(job) == PARE_OK && pare__walk_clean(job) == PARE_OK);
@@ -280,7 +281,7 @@ static pare_status give_up(pare__job *job, pare_status status)
         return pare__error_again(status, sentence, trail);
     return pare__error(status, __func__,
                        "%s; what is done is kept in %s.%s, the same command continues", sentence,
-                       job->recipe->output, walking ? "walk" : "part");
+                       job->recipe->output, kept);
 }
 
 static pare_status work(pare__job *job)

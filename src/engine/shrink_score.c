@@ -78,6 +78,7 @@ static pare_status complete(pare__shrink *s, const pare_calibration *c, bool gra
                                      .bos_id = -1,
                                      .skip = c->skip,
                                      .samples = c->samples ? c->samples : SAMPLES,
+                                     .at_most = !c->samples,
                                      .draw = c->shuffle,
                                      .seed = s->recipe->seed};
     uint64_t digest[2];

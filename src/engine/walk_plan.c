@@ -54,6 +54,7 @@ pare_data_options pare__walk_samples(const pare_calibration *c, uint64_t seed,
                                .bos_id = -1,
                                .skip = c->skip,
                                .samples = c->samples ? c->samples : DEFAULT_SAMPLES,
+                               .at_most = !c->samples,
                                .draw = c->shuffle,
                                .seed = seed};
     return pare__complete_data(&asked, model);

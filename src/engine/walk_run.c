@@ -22,14 +22,34 @@ static pare_status open_file(const pare__walker *w, const char *name, int64_t si
     return PARE_OK;
 }
 
-/* Without its results a walk begins anew; then the folder says how. */
+static const char *const names[] = {"results", "hidden.0", "hidden.1"};
+
+static int file_count(const pare__walker *w)
+{
+    return w->blocks > 1 ? 3 : 1;
+}
+
+static pare_status find_files(const pare__walker *w, bool *all)
+{
+    *all = true;
+    for (int i = 0; i < file_count(w); i++) {
+        char *path = NULL;
+        PARE_TRY(pare__join(w->folder, names[i], &path));
+        *all = *all && pare__exists(path);
+        free(path);
+    }
+    return PARE_OK;
+}
+
+/* Without all of its files a walk begins anew; then the folder says how. */
 static pare_status begin_folder(pare__walker *w)
 {
     pare_status status = PARE_OK;
-    char *results = NULL, *path = NULL, *way = NULL;
-    PARE_TRY_DONE(pare__join(w->folder, "results", &results));
+    char *path = NULL, *way = NULL;
+    bool all;
+    PARE_TRY_DONE(find_files(w, &all));
     PARE_TRY_DONE(pare__join(w->folder, "way", &path));
-    if (!pare__exists(results)) {
+    if (!all) {
         pare__walk_forget(w);
         PARE_TRY_DONE(pare__walk_way(w, &way));
         PARE_TRY_DONE(pare__file_save(path, way, (int64_t)strlen(way)));
@@ -37,7 +57,6 @@ static pare_status begin_folder(pare__walker *w)
 done:
     free(way);
     free(path);
-    free(results);
     return status;
 }
 
@@ -47,9 +66,9 @@ pare_status pare__walk_open_files(pare__walker *w)
         PARE_TRY(pare__beside(w->job->recipe, ".walk", &w->folder));
     PARE_TRY(pare__make_directory(w->folder));
     PARE_TRY(begin_folder(w));
-    PARE_TRY(open_file(w, "results", w->result_bytes, &w->result));
-    for (int i = 0; i < 2 && w->blocks > 1; i++)
-        PARE_TRY(open_file(w, i ? "hidden.1" : "hidden.0", w->hidden_bytes, &w->hidden[i]));
+    PARE_TRY(open_file(w, names[0], w->result_bytes, &w->result));
+    for (int i = 1; i < file_count(w); i++)
+        PARE_TRY(open_file(w, names[i], w->hidden_bytes, &w->hidden[i - 1]));
     return PARE_OK;
 }
 

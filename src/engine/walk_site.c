@@ -355,16 +355,17 @@ static pare_status round_values(pare__solving *s, pare_stats_result *seen)
     return PARE_OK;
 }
 
-/* Puts w into the block, which rounds the layer's inputs from now on if the result does. */
+/* Puts w into the block, which rounds the layer's inputs from now on if the result does, whatever
+ * the source did. */
 static pare_status put(pare__solving *s)
 {
     const pare_scheme *scheme = &s->task->out.scheme;
+    bool rounds =
+        s->k->quant && s->task->out.form == PARE_FORM_QUANT && scheme->type == PARE_QUANT_INT;
     int64_t param = pare__walk_param(s->w, s->t);
     PARE_TRY(pare_model_set_value(s->w->block, param, s->room.layer.w));
-    if (s->task->out.form == PARE_FORM_QUANT && scheme->type == PARE_QUANT_INT && s->k->quant) {
-        pare_model_param(s->w->block, param)->act = scheme->activation;
-        pare_model_param(s->w->block, param)->act_scale = s->k->report.act_scale;
-    }
+    pare_model_param(s->w->block, param)->act = rounds ? scheme->activation : PARE_ACT_NONE;
+    pare_model_param(s->w->block, param)->act_scale = rounds ? s->k->report.act_scale : 0;
     return PARE_OK;
 }
 

@@ -67,8 +67,8 @@ int64_t pare__quant_shrink_bytes(const pare_layer *layer, bool by_gram);
 
 /* ---- scales of a site's inputs (quant_fold.c) ------------------------------------------------ */
 
-/* The place where column k's scale is folded into, below *count: columns with one place share a
- * scale (those of a convolution's channel, of heads with grouped queries). */
+/* The place that a column's scale is folded into, and how many there are: columns with one place
+ * share a scale (those of a convolution's channel, of heads with grouped queries). */
 int64_t pare__fold_place(const pare_quant_site *site, int64_t column);
 int64_t pare__fold_places(const pare_quant_site *site);
 

@@ -1,5 +1,8 @@
 """What tests of calibrated compression share: small models worth compressing, the samples that pare
 cuts from the same data, and what goes into each layer, captured by PyTorch in double precision."""
+import os
+
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # too small for more
 from beside import SMALL, ids, images, randomise, state_dict  # skips where PyTorch is missing
 
 import copy
@@ -13,7 +16,6 @@ import decode
 import torch_models
 from support import pare
 
-torch.set_num_threads(1)  # these models are too small for more
 VOCABULARY, T, WINDOWS = 61, 32, 32
 CALIBRATE = ("--samples", WINDOWS, "--threads", 1)
 LLAMA = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2,

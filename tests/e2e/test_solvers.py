@@ -1,6 +1,7 @@
 """AWQ (Lin 2023), SmoothQuant (Xiao 2022), rounding weighted by the inputs, and ranges of
 activations, on single layers beside numpy and double precision."""
 # labels: quick
+import math
 import os
 import subprocess
 import tempfile
@@ -205,8 +206,9 @@ def divergence_range(bins, width):
         with np.errstate(all="ignore"):
             q = np.where(bins[:n] > 0, (held / filled)[level] / bins[:n].sum(), 1e-4)
             p /= p.sum()
-            return np.sum(np.where(p > 0, p * np.log(p / q), 0))
-    return width * min((n for n in range(128, 2049) if bins[:n].sum() > 0), key=divergence)
+            return math.fsum(np.where(p > 0, p * np.log(p / q), 0))
+    ends = range(2048, 127, -1)  # of equals the last
+    return width * min((n for n in ends if bins[:n].sum() > 0), key=divergence)
 
 
 def ranges_are_found_in_the_histogram():

@@ -22,24 +22,24 @@ TABLE = Table(pathlib.Path(__file__).resolve().parent / "structured.csv",
 # No bound: chance, or a method that does not suit.
 RUNS = {
     "stories260K": [
-        ("channel", 0.1, "magnitude", None), ("channel", 0.1, "wanda", 5.6),
-        ("channel", 0.1, "taylor", 6.2), ("channel", 0.1, "random", None),
+        ("channel", 0.1, "magnitude", 9), ("channel", 0.1, "wanda", 6.2),
+        ("channel", 0.1, "taylor", 6.7), ("channel", 0.1, "random", None),
         ("head", 0.5, "magnitude", None), ("head", 0.5, "wanda", 9),
         ("layer", 0.2, "magnitude", 11), ("layer", 0.2, "cosine", 11),
     ],
     "bert_tiny_sst2": [
-        ("channel", 0.1, "magnitude", 0.79), ("channel", 0.5, "magnitude", 0.7),
-        ("channel", 0.5, "wanda", 0.7), ("channel", 0.5, "random", None),
+        ("channel", 0.1, "magnitude", 0.79), ("channel", 0.5, "magnitude", 0.79),
+        ("channel", 0.5, "wanda", 0.79),
     ],
     "vit_cifar10": [
         ("channel", 0.1, "magnitude", 0.7), ("head", 0.1, "magnitude", 0.67),
-        ("width", 0.1, "magnitude", 0.65), ("layer", 0.1, "magnitude", 0.67),
-        ("layer", 0.1, "cosine", None),
+        ("width", 0.1, "magnitude", 0.64), ("layer", 0.1, "magnitude", 0.67),
+        ("layer", 0.1, "cosine", 0.67),
     ],
-    "resnet8": [("channel", 0.1, "magnitude", None)],
+    "resnet8": [("channel", 0.1, "magnitude", 0.25)],
     "resnet20": [
         ("channel", 0.1, "magnitude", 0.83), ("channel", 0.1, "wanda", 0.84),
-        ("channel", 0.1, "taylor", 0.85), ("channel", 0.1, "random", None),
+        ("channel", 0.1, "taylor", 0.83), ("channel", 0.1, "random", None),
     ],
 }
 

@@ -156,6 +156,19 @@ static void ranges_leave_out_what_is_rare(void **unused)
     pare_site_stats_free(be, &stats);
 }
 
+/* 1 and −3 alone: cut at 1 all of it lies in one bin, which is no better than what keeps both. */
+static void of_equal_divergences_the_wider_range_is_taken(void **unused)
+{
+    (void)unused;
+    enum { N = 20, K = 5 };
+    float x[N * K];
+    for (int i = 0; i < N * K; i++)
+        x[i] = i % 2 ? -3 : 1;
+    pare_site_stats *stats = calib_stats(be, PARE_STAT_HISTOGRAM, x, N, K);
+    assert_true(range(stats, PARE_RANGE_KL, 0) == 3);
+    pare_site_stats_free(be, &stats);
+}
+
 static void nothing_but_zeros_has_the_range_zero(void **unused)
 {
     (void)unused;
@@ -264,6 +277,7 @@ int main(void)
         cmocka_unit_test(rows_of_padding_are_not_counted),
         cmocka_unit_test(memory_is_what_was_said),
         cmocka_unit_test(ranges_leave_out_what_is_rare),
+        cmocka_unit_test(of_equal_divergences_the_wider_range_is_taken),
         cmocka_unit_test(nothing_but_zeros_has_the_range_zero),
         cmocka_unit_test(what_is_not_finite_has_no_range),
         cmocka_unit_test(divided_statistics_are_those_of_divided_inputs),

@@ -259,6 +259,37 @@ static void images_go_through_too(void **state)
     walk_done(&b);
 }
 
+/* The channels of a convolution's inputs are scaled, at all places of its windows alike, and the
+ * batch norm before it takes the scales. */
+static void scales_of_channels_go_into_a_batch_norm(void **state)
+{
+    (void)state;
+    static const char norm[] = "batch_normalization_1.weight", conv[] = "conv2d_2.weight";
+    walk_bench b = walk_make(walk_resnet, NULL);
+    int64_t R, K, C, one;
+    assert_ok(walk_run(&b, "quantize: {method: smoothquant, scheme: w8}", ""));
+    float *norm_was = walk_values(b.source, norm, &C, &one);
+    float *norm_is = walk_values(b.out, norm, &C, &one);
+    float *was = walk_values(b.source, conv, &R, &K), *is = walk_values(b.out, conv, &R, &K);
+    assert_int_equal(K, 9 * C);
+    for (int64_t r = 0; r < R; r++) {
+        float largest = 0;
+        for (int64_t k = 0; k < K; k++) {
+            was[r * K + k] *= norm_was[k / 9] / norm_is[k / 9];
+            largest = fmaxf(largest, fabsf(was[r * K + k]));
+        }
+        for (int64_t k = 0; k < K; k++)
+            assert_true(fabsf(is[r * K + k] - was[r * K + k]) <= largest / 127);
+    }
+    for (int64_t c = 0; c < C; c++)
+        assert_true(norm_was[c] != norm_is[c]);
+    free(norm_was);
+    free(norm_is);
+    free(was);
+    free(is);
+    walk_done(&b);
+}
+
 /* Rows of padding do not count: longer rows of the same tokens give the same weights. */
 static void padding_is_left_out(void **state)
 {
@@ -399,6 +430,36 @@ static void another_way_of_computing_is_refused(void **state)
     walk_done(&b);
 }
 
+/* Hidden states that are gone are made again, and nothing is read that is not there. */
+static void a_walk_that_lost_a_file_begins_anew(void **state)
+{
+    (void)state;
+    const char *step = "quantize: {method: gptq, scheme: w4g32}";
+    walk_bench b = walk_make(NULL, walk_llama);
+    char path[4200];
+    int64_t size, again;
+    assert_ok(walk_run(&b, step, ""));
+    char *want = bytes_of(&b, &size);
+    walk_clear(&b);
+    for (long cut = 15; cut < 40; cut += 5) {
+        writes_left = cut;
+        assert_status(walk_run(&b, step, ""), PARE_ERR_FULL);
+        writes_left = -1;
+        for (int i = 0; i < 2; i++) {
+            snprintf(path, sizeof path, "%s.walk/hidden.%d", b.out, i);
+            assert_int_equal(unlink(path), 0);
+        }
+        assert_ok(walk_run(&b, step, ""));
+        char *got = bytes_of(&b, &again);
+        assert_int_equal(again, size);
+        assert_memory_equal(got, want, (size_t)size);
+        free(got);
+        walk_clear(&b);
+    }
+    free(want);
+    walk_done(&b);
+}
+
 /* What replaces a walk that was cut removes its files, whether it has one itself or not. */
 static void a_walk_that_is_dropped_leaves_nothing(void **state)
 {
@@ -486,10 +547,12 @@ int main(void)
         cmocka_unit_test(a_joint_sweep_is_sparse_and_quantised),
         cmocka_unit_test(scales_are_folded_away),
         cmocka_unit_test(images_go_through_too),
+        cmocka_unit_test(scales_of_channels_go_into_a_batch_norm),
         cmocka_unit_test(padding_is_left_out),
         cmocka_unit_test(ways_of_running_differ_and_repeat),
         cmocka_unit_test(cut_and_continued_it_ends_with_the_same_bytes),
         cmocka_unit_test(another_way_of_computing_is_refused),
+        cmocka_unit_test(a_walk_that_lost_a_file_begins_anew),
         cmocka_unit_test(a_walk_that_is_dropped_leaves_nothing),
         cmocka_unit_test(a_device_gives_nearly_the_same),
         cmocka_unit_test(what_cannot_be_is_said),

@@ -12,7 +12,7 @@
 
 #define TTY_SECONDS 0.1
 #define PIPE_SECONDS 10.0
-#define LINE 256
+#define LINE 400
 
 /* The one thing a signal handler can reach. */
 static volatile int stopped;
