@@ -7,13 +7,13 @@ rows of quality.csv beside this script. What the literature says of the methods 
 and AWQ beat rounding to nearest, SparseGPT and Wanda beat magnitude, in both. Of a top-1, less than
 a standard error of the difference is no difference. Exceptions are listed with their reasons.
 
-  regress.py [--write] [MODEL ...]    --write replaces the rows by what was measured
+  quality.py [--write] [MODEL ...]    --write replaces the rows by what was measured
 """
 import pathlib
 import sys
 import tempfile
 
-from models import Table, as_good, chosen_models, evaluate, run
+from checkpoints import Table, as_good, chosen_models, evaluate, run
 
 TABLE = Table(pathlib.Path(__file__).resolve().parent / "quality.csv",
               ["model", "method", "setting"],
