@@ -4,7 +4,8 @@
  * row (one output), so every output loses the same share. N:M takes the same scores.
  * Source: Sun, Liu, Bair, Kolter, "A Simple and Effective Pruning Approach for Large Language
  * Models", 2023, eq. 1 and section 3.
- * Differs from the paper: nothing. A block pattern does not fit: its blocks lie across rows.
+ * Differs from the paper: of convolutions the whole layer loses its share, as filters of one layer
+ * differ too much in size. A block pattern does not fit: its blocks lie across rows.
  * Cost: one read of the weights and one write of the keys; no product, no sweep.
  */
 #include "prune_impl.h"
