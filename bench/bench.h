@@ -65,6 +65,9 @@ void bench_nn(const bench_table *table, pare_backend *be, int threads, int64_t t
 /* The same of the ops that compress with calibration data (ops_calib.h), bench_calib.c. */
 void bench_calib(const bench_table *table, pare_backend *be, int threads, int64_t times);
 
+/* And of those that compare students with teachers (ops_distill.h), bench_distill.c. */
+void bench_distill(const bench_table *table, pare_backend *be, int threads, int64_t times);
+
 /* Ends the program unless every op in [first, last) has a row. */
 void bench_check_rows(const bool *seen, pare_op first, pare_op last);
 

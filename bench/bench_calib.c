@@ -145,6 +145,6 @@ void bench_calib(const bench_table *table, pare_backend *be, int threads, int64_
     b->dtype = PARE_F32;
     selection_rows(b);
     sweep_rows(b);
-    bench_check_rows(b->seen, PARE_OP_gram, PARE_OP_COUNT);
+    bench_check_rows(b->seen, PARE_OP_gram, PARE_OP_top_k);
     bench_rows_free(b);
 }

@@ -123,6 +123,9 @@ static void norm_rows(bench_rows *b)
     ROW(batch_norm_grad, "[25088, 256], relu", 7 * n, 0, .dy = dy, .x = x, .y = y, .gamma = gamma,
         .saved_mean = mean, .saved_scale = scale, .dx = dx, .dgamma = bench_vector(b, 4, C),
         .dbeta = bench_vector(b, 5, C), .relu = true);
+    ROW(batch_norm_grad, "frozen, relu", 4 * n, 0, .dy = dy, .x = x, .y = y, .gamma = gamma,
+        .saved_mean = mean, .saved_scale = scale, .dx = dx, .dgamma = bench_vector(b, 4, C),
+        .dbeta = bench_vector(b, 5, C), .frozen = true, .relu = true);
     R = 8192 * b->times;
     C = 384;
     n = bench_size(b) * (double)(R * C);
@@ -279,6 +282,13 @@ static void loss_rows(bench_rows *b)
             .rank = pare_vector(b->at, PARE_I32, R), .dx = dx, .smoothing = 0.1f, .grad_scale = 1);
         ROW(kl, rows[k].name, 2 * n, 0, .teacher = t, .x = x, .kl = loss,
             .same = pare_vector(b->at, PARE_U8, R));
+        for (int kind = PARE_DIVERGENCE_FORWARD; kind <= PARE_DIVERGENCE_JS; kind++) {
+            static const char *const names[] = {"gradient", "reverse, gradient", "JS, gradient"};
+            char detail[64];
+            snprintf(detail, sizeof detail, "%s, %s", rows[k].name, names[kind]);
+            ROW(kl, detail, 3 * n, 0, .teacher = t, .x = x, .kl = loss, .dx = dx, .grad_scale = 1,
+                .temperature = 2, .divergence = (pare_divergence)kind);
+        }
         ROW(mse, rows[k].name, 3 * n, 0, .x = x, .t = t, .loss = loss, .dx = dx, .grad_scale = 1);
     }
 }

@@ -399,6 +399,8 @@ static void read_options(int argc, char **argv, chunk *k, pare_cpu_options *cpu)
             k->rows_of = bench_nn;
         else if (strcmp(argv[i], "--calib") == 0)
             k->rows_of = bench_calib;
+        else if (strcmp(argv[i], "--distill") == 0)
+            k->rows_of = bench_distill;
         else if (option(argc, argv, &i, "--op", &v))
             k->table.only = v;
         else if (option(argc, argv, &i, "--isa", &v))
@@ -418,8 +420,9 @@ static void read_options(int argc, char **argv, chunk *k, pare_cpu_options *cpu)
         else {
             fprintf(
                 stderr,
-                "usage: pare_bench_ops [--nn|--calib [--times N]] [--csv] [--op NAME] [--isa NAME] "
-                "[--threads N] [--rows N] [--cols N] [--repeats N] [--device cuda[:N]]\n");
+                "usage: pare_bench_ops [--nn|--calib|--distill [--times N]] [--csv] [--op NAME] "
+                "[--isa NAME] [--threads N] [--rows N] [--cols N] [--repeats N] "
+                "[--device cuda[:N]]\n");
             exit(2);
         }
     }

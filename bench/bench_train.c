@@ -3,7 +3,9 @@
  *     pare_bench_train CASE f32|bf16 [THREADS [STEPS]]
  *
  * CASE: resnet20 (batch 128, 32 × 32, SGD), encoder (6 × 384, batch 16, 128 tokens, AdamW), llama
- * (8 × 512, batch 8, 256 tokens, AdamW). A step is all of it: batch, forward, loss, backward,
+ * (8 × 512, batch 8, 256 tokens, AdamW); distill (the encoder learns from one of 12 × 768: KL at
+ * temperature 2 and cross-entropy of 10 classes), distill-llama (the llama from another like it: KL
+ * over the vocabulary). A step is all of it: batch, forward (of the teacher too), loss, backward,
  * optimiser. Prints one JSON object. bench/peers/train_side_by_side.py sets it beside PyTorch.
  */
 #include "pare/pare.h"
@@ -23,6 +25,12 @@ static const char encoder_config[] =
     "\"intermediate_size\": 1536, \"vocab_size\": 30522, \"max_position_embeddings\": 512, "
     "\"type_vocab_size\": 2, \"hidden_act\": \"gelu\", \"layer_norm_eps\": 1e-12, "
     "\"hidden_dropout_prob\": 0.0, \"attention_probs_dropout_prob\": 0.0, \"num_labels\": 10}";
+static const char teacher_config[] =
+    "{\"model_type\": \"bert\", \"architectures\": [\"BertForSequenceClassification\"], "
+    "\"hidden_size\": 768, \"num_hidden_layers\": 12, \"num_attention_heads\": 12, "
+    "\"intermediate_size\": 3072, \"vocab_size\": 30522, \"max_position_embeddings\": 512, "
+    "\"type_vocab_size\": 2, \"hidden_act\": \"gelu\", \"layer_norm_eps\": 1e-12, "
+    "\"hidden_dropout_prob\": 0.0, \"attention_probs_dropout_prob\": 0.0, \"num_labels\": 10}";
 static const char llama_config[] =
     "{\"model_type\": \"llama\", \"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 512, "
     "\"num_hidden_layers\": 8, \"num_attention_heads\": 8, \"num_key_value_heads\": 8, "
@@ -34,12 +42,16 @@ typedef struct bench_case {
     const char *name, *arch, *config;
     int64_t batch, length, classes, vocabulary;
     pare_optimiser optimiser;
+    const char *teacher;  /* its config, or NULL */
+    double cross_entropy; /* weight beside KL */
 } bench_case;
 
 static const bench_case cases[] = {
-    {"resnet20", "resnet20-cifar", NULL, 128, 0, 10, 0, PARE_SGD},
-    {"encoder", NULL, encoder_config, 16, 128, 10, 30522, PARE_ADAMW},
-    {"llama", NULL, llama_config, 8, 256, 0, 32000, PARE_ADAMW},
+    {"resnet20", "resnet20-cifar", NULL, 128, 0, 10, 0, PARE_SGD, NULL, 0},
+    {"encoder", NULL, encoder_config, 16, 128, 10, 30522, PARE_ADAMW, NULL, 0},
+    {"llama", NULL, llama_config, 8, 256, 0, 32000, PARE_ADAMW, NULL, 0},
+    {"distill", NULL, encoder_config, 16, 128, 10, 30522, PARE_ADAMW, teacher_config, 1},
+    {"distill-llama", NULL, llama_config, 8, 256, 0, 32000, PARE_ADAMW, llama_config, 0},
 };
 
 static double now(void)
@@ -188,8 +200,43 @@ static double forward_flops(const pare_model *model)
     return flops;
 }
 
-static double measure_step(const bench_case *c, pare_model *model, pare_backend *be,
-                           const pare_dataset *data, pare_dtype compute, int threads, int count)
+/* What the student learns from, and its teacher, ready. */
+typedef struct lesson {
+    pare_model *teacher;
+    pare_distill *distill;
+    const pare_loss_term *terms;
+    size_t count;
+    double flops; /* of the teacher's forward */
+} lesson;
+
+static void begin_lesson(const bench_case *c, pare_model *student, lesson *l)
+{
+    pare_distill_options options = {.temperature = {.from = 2}};
+    *l = (lesson){0};
+    if (!c->teacher)
+        return;
+    options.weight[PARE_DISTILL_KL].from = 1;
+    options.weight[PARE_DISTILL_CE].from = c->cross_entropy;
+    check(pare_model_create(&(pare_model_options){.config = c->teacher}, &l->teacher));
+    check(pare_distill_create(&options, student, l->teacher, NULL, &l->distill));
+}
+
+static void prepare_lesson(lesson *l, pare_backend *be, pare_model_shape shape)
+{
+    pare_model_memory memory;
+    if (!l->teacher)
+        return;
+    shape.training = false;
+    check(pare_model_predict(l->teacher, &shape, &memory));
+    l->flops = memory.flops;
+    check(pare_model_prepare(l->teacher, be, &shape));
+    check(pare_model_init(l->teacher, 2));
+    check(pare_distill_terms(l->distill, be, 1, &l->terms, &l->count));
+}
+
+static double measure_step(const bench_case *c, pare_model *model, const lesson *l,
+                           pare_backend *be, const pare_dataset *data, pare_dtype compute,
+                           int threads, int count)
 {
     pare_train_options options = {.optimiser = c->optimiser,
                                   .curve = {.kind = PARE_SCHEDULE_CONSTANT,
@@ -204,7 +251,14 @@ static double measure_step(const bench_case *c, pare_model *model, pare_backend 
     steps s = {.count = 0};
     double list[MAX_STEPS];
     check(pare_sched_create(&(pare_sched_options){.threads = threads}, &sched));
-    check(pare_trainer_create(&options, model, be, data, &trainer));
+    check(pare_trainer_create(&(pare_train_setup){.options = &options,
+                                                  .model = model,
+                                                  .be = be,
+                                                  .dataset = data,
+                                                  .terms = l->terms,
+                                                  .term_count = l->count,
+                                                  .teacher = l->teacher},
+                              &trainer));
     check(pare_trainer_run(trainer, sched, &(pare_train_callbacks){note_step, &s}));
     for (int i = 0; i < count; i++)
         list[i] = s.at[WARM + i + 1] - s.at[WARM + i];
@@ -220,7 +274,10 @@ int main(int argc, char **argv)
         if (strcmp(argv[1], cases[i].name) == 0)
             c = &cases[i];
     if (!c) {
-        fprintf(stderr, "usage: %s resnet20|encoder|llama f32|bf16 [THREADS [STEPS]]\n", argv[0]);
+        fprintf(
+            stderr,
+            "usage: %s resnet20|encoder|llama|distill|distill-llama f32|bf16 [THREADS [STEPS]]\n",
+            argv[0]);
         return 2;
     }
     pare_dtype compute = strcmp(argv[2], "bf16") == 0 ? PARE_BF16 : PARE_F32;
@@ -238,21 +295,27 @@ int main(int argc, char **argv)
     check(pare_model_create(&(pare_model_options){.arch = c->arch, .config = c->config}, &model));
     pare_model_shape shape = {.batch = c->batch, .length = c->length, .compute = compute};
     pare_model_memory memory;
+    lesson l;
+    begin_lesson(c, model, &l);
     check(pare_model_predict(model, &shape, &memory));
     check(pare_model_prepare(model, be, &shape));
     check(pare_model_init(model, 1));
     double forward = measure_forward(model, data, c->batch, count);
     shape.training = true;
     check(pare_model_prepare(model, be, &shape));
-    double step = measure_step(c, model, be, data, compute, threads, count);
+    check(pare_model_init(model, 1));
+    prepare_lesson(&l, be, shape);
+    double step = measure_step(c, model, &l, be, data, compute, threads, count);
     double peak = product_rate(be, compute);
     printf("{\"program\": \"pare\", \"case\": \"%s\", \"compute\": \"%s\", \"threads\": %d, "
            "\"forward_seconds\": %.6f, \"step_seconds\": %.6f, \"flops\": %.6g, "
            "\"forward_gflops\": %.1f, \"step_gflops\": %.1f, \"product_gflops\": %.1f, "
            "\"peak_memory\": %lld}\n",
-           c->name, argv[2], threads, forward, step, memory.flops,
-           forward_flops(model) / forward * 1e-9, 3 * memory.flops / step * 1e-9, peak * 1e-9,
-           (long long)pare_memory_peak());
+           c->name, argv[2], threads, forward, step, memory.flops + l.flops / 3,
+           forward_flops(model) / forward * 1e-9, (3 * memory.flops + l.flops) / step * 1e-9,
+           peak * 1e-9, (long long)pare_memory_peak());
+    pare_distill_free(&l.distill);
+    pare_model_free(&l.teacher);
     pare_model_free(&model);
     pare_dataset_close(&data);
     pare_backend_free(&be);

@@ -198,6 +198,26 @@ static pare_status copy(pare_backend *be, void *to, const void *from, size_t byt
     return PARE_OK;
 }
 
+/* The one's stream waits for what is on the other's, the host does not. */
+static pare_status after(pare_backend *be, pare_backend *other)
+{
+    const pare__cuda *c = pare__cuda_of(be), *o = pare__cuda_of(other);
+    PARE_REQUIRE(c->device == o->device, PARE_ERR_ARGUMENT, "%s cannot wait for %s", be->name,
+                 other->name);
+    PARE_TRY(pare__cuda_use(be));
+    PARE_CUDA(cudaEventRecord(o->asked, o->stream));
+    PARE_CUDA(cudaStreamWaitEvent(c->stream, o->asked, 0));
+    return PARE_OK;
+}
+
+static pare_status send_to(pare_backend *be, const void *from, pare_backend *other, void *to,
+                           size_t bytes)
+{
+    PARE_TRY(copy(be, to, from, bytes));
+    PARE_TRY(after(other, be));
+    return PARE_OK;
+}
+
 static pare_status clear(pare_backend *be, void *memory, size_t bytes)
 {
     PARE_TRY(pare__cuda_use(be));
@@ -213,6 +233,8 @@ static const pare__memory device_memory = {
     .upload = upload,
     .download = download,
     .copy = copy,
+    .send = send_to,
+    .after = after,
     .clear = clear,
     .sync = wait,
 };
@@ -264,6 +286,8 @@ static void free_state(void *state)
     if (c->stream) {
         (void)cudaStreamSynchronize(c->stream);
         (void)cudaStreamDestroy(c->stream);
+        if (c->asked)
+            (void)cudaEventDestroy(c->asked);
         trim_pool(c->device);
     }
     if (c->result_host)
@@ -288,6 +312,7 @@ static pare_status open_state(pare_backend *be)
     PARE_CUDA(cudaSetDevice(c->device));
     PARE_TRY(keep_pool(c->device));
     PARE_CUDA(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
+    PARE_CUDA(cudaEventCreateWithFlags(&c->asked, cudaEventDisableTiming));
     PARE_CUDA(cudaMallocAsync(&c->result, PARE_CUDA_RESULT, c->stream));
     PARE_CUDA(cudaHostAlloc(&c->result_host, PARE_CUDA_RESULT, cudaHostAllocDefault));
     PARE_CUDA(

@@ -112,6 +112,14 @@ static __device__ void write_coefs(const batch_norm &a, int64_t c, double mean, 
     a.coefs[2 * a.c.C + c] = (float)((double)a.beta[c] - (mean - (double)centre) * factor);
 }
 
+static __device__ void save(const batch_norm &a, int64_t c, double mean, double variance)
+{
+    if (a.saved_mean)
+        a.saved_mean[c] = (float)mean;
+    if (a.saved_scale)
+        a.saved_scale[c] = (float)(1.0 / sqrt(variance + (double)a.eps));
+}
+
 static __device__ float moved(float running, double now, float momentum)
 {
     return (float)((1.0 - (double)momentum) * (double)running + (double)momentum * now);
@@ -136,8 +144,7 @@ static __global__ void __launch_bounds__(JOIN_THREADS) k_batch_norm_join(batch_n
         return;
     double mean = first + off / R, variance = square / R - off / R * (off / R);
     variance = variance < 0 ? 0 : variance; /* by rounding only */
-    a.saved_mean[c] = (float)mean;
-    a.saved_scale[c] = (float)(1.0 / sqrt(variance + (double)a.eps));
+    save(a, c, mean, variance);
     a.running_mean[c] = moved(a.running_mean[c], mean, a.momentum);
     a.running_var[c] =
         moved(a.running_var[c], R > 1 ? variance * (R / (R - 1)) : variance, a.momentum);
@@ -147,8 +154,11 @@ static __global__ void __launch_bounds__(JOIN_THREADS) k_batch_norm_join(batch_n
 static __global__ void k_batch_norm_running(batch_norm a)
 {
     int64_t c = grid_thread();
-    if (c < a.c.C)
-        write_coefs(a, c, (double)a.running_mean[c], (double)a.running_var[c]);
+    if (c >= a.c.C)
+        return;
+    double mean = (double)a.running_mean[c], variance = (double)a.running_var[c];
+    save(a, c, mean, variance);
+    write_coefs(a, c, mean, variance);
 }
 
 /* ---- y --------------------------------------------------------------------------------------- */

@@ -4,9 +4,11 @@
  *
  * g being dy where the ReLU let it through. k_batch_norm_grad_part sums parts of the rows in f32,
  * k_batch_norm_grad_join the parts in f64, in order, k_batch_norm_grad_dx writes dx. If g itself is
- * wanted (dz), the first pass writes it and the last reads it instead of dy and y.
+ * wanted (dz), the first pass writes it and the last reads it instead of dy and y. Frozen, dx =
+ * gamma·scale·g waits for no sum, and the first pass writes it too: then there is no last one.
  *
- * Bound by memory; bytes an element in F32 (half in BF16): 20, with relu 28 (with dz too 28).
+ * Bound by memory; bytes an element in F32 (half in BF16): 20, with relu 28 (with dz too 28);
+ * frozen 12, with relu 16 (with dz too 20).
  * Predicted, not measured: 85 % of the copy rate.
  */
 #include "cuda_nn.cuh"
@@ -27,6 +29,11 @@ typedef struct batch_norm_grad {
     float *coefs; /* [3][C]: dx = of_g·g + of_x·(x − mean) + offset */
     bool accumulate;
 } batch_norm_grad;
+
+static __device__ __forceinline__ double factor(const batch_norm_grad &a, int64_t c)
+{
+    return (double)a.gamma[c] * (double)a.scale[c];
+}
 
 /* ---- sums ------------------------------------------------------------------------------------ */
 
@@ -57,9 +64,10 @@ static __device__ __forceinline__ rows_of<T, W, ROWS> load_rows(const batch_norm
     return rows;
 }
 
-template <typename T, int W, bool ALIGNED, bool RELU, bool KEEP, int ROWS>
+template <typename T, int W, bool ALIGNED, bool RELU, bool KEEP, bool FROZEN, int ROWS>
 static __device__ __forceinline__ void add_rows(const batch_norm_grad &a, float *sum,
-                                                const float *mean, int64_t i, int64_t step)
+                                                const float *mean, const float *of_g, int64_t i,
+                                                int64_t step)
 {
     rows_of<T, W, ROWS> rows = load_rows<T, W, ALIGNED, RELU, ROWS>(a, i, step);
 #pragma unroll
@@ -71,26 +79,33 @@ static __device__ __forceinline__ void add_rows(const batch_norm_grad &a, float 
             float g = to_f32(rows.g[u].at[k]);
             sum[k] += g;
             sum[W + k] += g * (to_f32(rows.x[u].at[k]) - mean[k]);
+            if (FROZEN)
+                rows.g[u].at[k] = from_f32<T>(g * of_g[k]);
         }
+        if (FROZEN)
+            columns_store<T, W, ALIGNED>((T *)a.dx + i + u * step, rows.g[u]);
     }
 }
 
-/* KEEP: g goes to dz. */
-template <typename T, int W, bool ALIGNED, bool RELU, bool KEEP>
+/* KEEP: g goes to dz. FROZEN: dx is written. */
+template <typename T, int W, bool ALIGNED, bool RELU, bool KEEP, bool FROZEN>
 static __global__ void __launch_bounds__(COLUMNS_THREADS) k_batch_norm_grad_part(batch_norm_grad a)
 {
     PARE_SHARED_ARRAY(float, room, 2 * W * COLUMNS_THREADS);
     const columns_place at = columns_at<W>(a.c);
     const int64_t step = a.c.down * a.c.C;
-    float mean[W], sum[2 * W] = {0};
+    float mean[W], of_g[W], sum[2 * W] = {0};
 #pragma unroll
-    for (int k = 0; k < W; k++)
-        mean[k] = a.mean[at.column < a.c.C ? at.column + k : 0];
+    for (int k = 0; k < W; k++) {
+        int64_t c = at.column < a.c.C ? at.column + k : 0;
+        mean[k] = a.mean[c];
+        of_g[k] = FROZEN ? (float)factor(a, c) : 0;
+    }
     int64_t r = at.first, i = at.first * a.c.C + at.column;
     for (; r + (AT_ONCE - 1) * a.c.down < at.last; r += AT_ONCE * a.c.down, i += AT_ONCE * step)
-        add_rows<T, W, ALIGNED, RELU, KEEP, AT_ONCE>(a, sum, mean, i, step);
+        add_rows<T, W, ALIGNED, RELU, KEEP, FROZEN, AT_ONCE>(a, sum, mean, of_g, i, step);
     for (; r < at.last; r += a.c.down, i += step)
-        add_rows<T, W, ALIGNED, RELU, KEEP, 1>(a, sum, mean, i, step);
+        add_rows<T, W, ALIGNED, RELU, KEEP, FROZEN, 1>(a, sum, mean, of_g, i, step);
     columns_sum<2 * W>(sum, room, a.c, at.down);
     if (at.down > 0 || at.column >= a.c.C)
         return;
@@ -119,12 +134,12 @@ static __global__ void __launch_bounds__(JOIN_THREADS)
     join_sums(&sum, &dot, room, across);
     if ((int)threadIdx.x >= across || c >= C)
         return;
-    double scale = (double)a.scale[c], factor = (double)a.gamma[c] * scale;
+    double scale = (double)a.scale[c], f = factor(a, c);
     a.dgamma[c] = (float)(a.accumulate ? (double)a.dgamma[c] + dot * scale : dot * scale);
     a.dbeta[c] = (float)(a.accumulate ? (double)a.dbeta[c] + sum : sum);
-    a.coefs[c] = (float)factor;
-    a.coefs[C + c] = (float)(-factor * scale * scale * dot / R);
-    a.coefs[2 * C + c] = (float)(-factor * sum / R);
+    a.coefs[c] = (float)f;
+    a.coefs[C + c] = (float)(-f * scale * scale * dot / R);
+    a.coefs[2 * C + c] = (float)(-f * sum / R);
 }
 
 /* ---- dx -------------------------------------------------------------------------------------- */
@@ -182,10 +197,10 @@ static bool all_aligned(const batch_norm_grad *a, bool relu)
 }
 
 #define PART(RELU_, KEEP_)                                                                         \
-    PARE_LAUNCH(be, (k_batch_norm_grad_part<T, W, ALIGNED, RELU_, KEEP_>), columns_blocks(&a->c),  \
-                COLUMNS_THREADS, 0, *a)
+    PARE_LAUNCH(be, (k_batch_norm_grad_part<T, W, ALIGNED, RELU_, KEEP_, FROZEN>),                 \
+                columns_blocks(&a->c), COLUMNS_THREADS, 0, *a)
 
-template <typename T>
+template <typename T, bool FROZEN>
 static pare_status sum_parts(pare_backend *be, const batch_norm_grad *a, bool relu)
 {
     bool keep = a->dz && (relu || a->dz != a->dy);
@@ -249,11 +264,14 @@ extern "C" pare_status pare_cuda_batch_norm_grad(pare_backend *be,
     a.sums = (double *)memory;
     a.coefs = (float *)((unsigned char *)memory + sums);
     if (n > 0)
-        PARE_ACT_TYPE(args->x.dtype, T, { PARE_TRY(sum_parts<T>(be, &a, args->relu)); });
+        PARE_ACT_TYPE(args->x.dtype, T, {
+            PARE_TRY(args->frozen ? (sum_parts<T, true>(be, &a, args->relu))
+                                  : (sum_parts<T, false>(be, &a, args->relu)));
+        });
     int down = join_down(a.c.parts);
     PARE_LAUNCH(be, k_batch_norm_grad_join, pare__blocks(C, JOIN_THREADS / down), JOIN_THREADS, 0,
                 a, down);
-    if (n == 0)
+    if (n == 0 || args->frozen)
         return PARE_OK;
     a.c = columns_of(&args->x, DX_ROWS);
     a.dy = a.dz ? a.dz : a.dy;

@@ -25,6 +25,7 @@ typedef struct pare__cuda {
     int multiprocessors;
     int shared_optin; /* bytes of shared memory that a block may have when asked for */
     cudaStream_t stream;
+    cudaEvent_t asked; /* behind all that another backend waits for */
     void *result;      /* [PARE_CUDA_RESULT] on the device */
     void *result_host; /* the same, page-locked */
     void *blas;        /* cuda_gemm.c's: handle and plans, made at the first product; */

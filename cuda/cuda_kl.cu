@@ -1,16 +1,20 @@
-/* cuda_kl.cu - Kullback-Leibler divergence of a student's distribution from its teacher's by row,
- * and its gradient: the loss of distillation (Hinton 2015).
+/* cuda_kl.cu - divergences of a student's distribution from its teacher's by row, and their
+ * gradients: Kullback-Leibler either way (Hinton 2015, Gu 2023), Jensen-Shannon.
  *
- *   p = softmax(teacher/temperature), q = softmax(x/temperature), kl = Σ p·(log p − log q),
- *   dx = grad_scale/temperature·(q − p)
+ *   p = softmax(teacher/temperature), q = softmax(x/temperature), m = (p + q)/2
+ *   forward  Σ p·(log p − log q)                               dx ∝ q − p
+ *   reverse  Σ q·(log q − log p)                               dx ∝ q·(log q − log p − kl)
+ *   JS       Σ p·(log p − log m)/2 + q·(log q − log m)/2       dx ∝ q·(log(q/m) − Σ q·log(q/m))/2
  *
- * One reading of both rows finds their largest, Σ e^t, Σ e^x and Σ e^t·(t − x) against the largest
- * so far, t and x below their largest: what both rows have in common is not in it. When a largest
- * grows the sums so far are moved. A second reading writes dx; it finds the rows in the
- * second-level cache. Sums are f32, a row's own numbers f64. Bound by memory: an element of teacher
- * and x read, and one of dx written, 6 bytes of bf16 together; with four powers for each with a
- * gradient, two without. Predicted, not measured yet: 0.85 of the copy rate without a gradient, 0.7
- * with.
+ * One reading of both rows finds their largest, Σ e^a, Σ e^b and Σ e^a·(a − b) against the largest
+ * so far, a and b below their largest: what both rows have in common is not in it; a is the
+ * teacher's row, b the student's, the other way round for the reverse divergence. When a largest
+ * grows the sums so far are moved. Jensen-Shannon wants both sums first, and adds up with a second
+ * reading, in terms of d = (p − q)/(p + q), none of which is negative. A last reading writes dx; it
+ * finds the rows in the second-level cache. Sums are f32, a row's own numbers f64. Bound by memory:
+ * an element of teacher and x read, and one of dx written, 6 bytes of bf16 together; with four
+ * powers for each with a gradient, two without. Predicted, not measured yet: 0.85 of the copy rate
+ * without a gradient, 0.7 with; Jensen-Shannon 0.5, by its arithmetic.
  */
 #include "cuda_loss.cuh"
 #include "cuda_nn.cuh"
@@ -18,6 +22,7 @@
 template <typename T, typename X> struct kl_rows {
     const T *teacher;
     const X *x;
+    const int32_t *labels;
     float *kl;
     uint8_t *same;
     X *dx;
@@ -27,25 +32,27 @@ template <typename T, typename X> struct kl_rows {
     bool wide;
 };
 
+/* ---- the first reading ----------------------------------------------------------------------- */
+
 /* What a thread has read of both rows; e^ is of logits divided by the temperature. */
 struct kl_reading {
-    float t_top, x_top; /* the largest, at least −FLT_MAX */
-    float p, q,
-        cross; /* Σ e^(t − t_top), Σ e^(x − x_top), Σ e^(t − t_top)·(t − t_top − x + x_top) */
-    float t_best, x_best; /* the largest itself, and its first place */
-    int64_t t_place, x_place;
+    float a_top, b_top;   /* the largest, at least −FLT_MAX */
+    float a, b;           /* Σ e^(a − a_top), Σ e^(b − b_top) */
+    float cross;          /* Σ e^(a − a_top)·(a − a_top − b + b_top) */
+    float a_best, b_best; /* the largest itself, and its first place */
+    int64_t a_place, b_place;
 };
 
 /* Takes larger tops: the sums shrink; cross is 0 where nothing is left of them, for 0·Inf is NaN.
  */
-static __device__ __forceinline__ void move_tops(kl_reading *r, float t_top, float x_top, float c)
+static __device__ __forceinline__ void move_tops(kl_reading *r, float a_top, float b_top, float c)
 {
-    float f = exp2_fast((r->t_top - t_top) * c), moved = (x_top - r->x_top) - (t_top - r->t_top);
-    r->cross = f > 0.0f && r->p != 0.0f ? f * (r->cross + r->p * moved) : 0.0f;
-    r->p *= f;
-    r->q *= exp2_fast((r->x_top - x_top) * c);
-    r->t_top = t_top;
-    r->x_top = x_top;
+    float f = exp2_fast((r->a_top - a_top) * c), moved = (b_top - r->b_top) - (a_top - r->a_top);
+    r->cross = f > 0.0f && r->a != 0.0f ? f * (r->cross + r->a * moved) : 0.0f;
+    r->a *= f;
+    r->b *= exp2_fast((r->b_top - b_top) * c);
+    r->a_top = a_top;
+    r->b_top = b_top;
 }
 
 template <int N>
@@ -63,23 +70,23 @@ static __device__ __forceinline__ void find_best(float *best, int64_t *place, co
 
 template <int N>
 static __device__ __forceinline__ void
-read_pairs(kl_reading *r, const float (&t)[N], const float (&x)[N], int64_t v, float c, bool places)
+read_pairs(kl_reading *r, const float (&a)[N], const float (&b)[N], int64_t v, float c, bool places)
 {
-    float t_top = loss_top(t), x_top = loss_top(x);
+    float a_top = loss_top(a), b_top = loss_top(b);
     if (places) {
-        find_best(&r->t_best, &r->t_place, t, t_top, v);
-        find_best(&r->x_best, &r->x_place, x, x_top, v);
+        find_best(&r->a_best, &r->a_place, a, a_top, v);
+        find_best(&r->b_best, &r->b_place, b, b_top, v);
     }
-    if (t_top > r->t_top || x_top > r->x_top)
-        move_tops(r, fmaxf(t_top, r->t_top), fmaxf(x_top, r->x_top), c);
+    if (a_top > r->a_top || b_top > r->b_top)
+        move_tops(r, fmaxf(a_top, r->a_top), fmaxf(b_top, r->b_top), c);
 #pragma unroll
     for (int e = 0; e < N; e++) {
-        float below_t = t[e] - r->t_top, below_x = x[e] - r->x_top;
-        float power = exp2_fast(below_t * c);
-        r->p += power;
-        r->q += exp2_fast(below_x * c);
+        float below_a = a[e] - r->a_top, below_b = b[e] - r->b_top;
+        float power = exp2_fast(below_a * c);
+        r->a += power;
+        r->b += exp2_fast(below_b * c);
         if (power != 0.0f) /* else p·log p is 0 */
-            r->cross += power * (below_t - below_x);
+            r->cross += power * (below_a - below_b);
     }
 }
 
@@ -115,40 +122,17 @@ static __device__ __forceinline__ int64_t best_place(float best, int64_t place, 
 template <int GROUP>
 static __device__ __forceinline__ void join(kl_reading *r, float c, float *room)
 {
-    float t_top = loss_max<GROUP>(r->t_top, room), x_top = loss_max<GROUP>(r->x_top, room);
-    move_tops(r, t_top, x_top, c);
+    float a_top = loss_max<GROUP>(r->a_top, room), b_top = loss_max<GROUP>(r->b_top, room);
+    move_tops(r, a_top, b_top, c);
     r->cross = loss_sum<GROUP>(r->cross, room);
-    r->p = loss_sum<GROUP>(r->p, room);
-    r->q = loss_sum<GROUP>(r->q, room);
+    r->a = loss_sum<GROUP>(r->a, room);
+    r->b = loss_sum<GROUP>(r->b, room);
 }
 
-template <typename T, typename X, int N, int GROUP>
-static __device__ __forceinline__ void write_gradient(const kl_rows<T, X> &a, int64_t i,
-                                                      const kl_reading &r, float c)
+template <typename T, typename X, int N, int GROUP, bool REVERSE>
+static __device__ __forceinline__ kl_reading read_rows(const kl_rows<T, X> &a, int64_t i, float c,
+                                                       float *room)
 {
-    const double scale = (double)a.scale * (double)a.inverse;
-    const float of_q = (float)(scale / (double)r.q), of_p = (float)(scale / (double)r.p);
-    for (int64_t v = (int64_t)(threadIdx.x % GROUP) * N; v < a.V; v += GROUP * N) {
-        float t[N], x[N];
-        loss_load(t, a.teacher + i * a.V, v, a.V, a.wide);
-        loss_load(x, a.x + i * a.V, v, a.V, a.wide);
-#pragma unroll
-        for (int e = 0; e < N; e++)
-            x[e] = of_q * exp2_fast((x[e] - r.x_top) * c) - of_p * exp2_fast((t[e] - r.t_top) * c);
-        loss_store(a.dx + i * a.V, x, v, a.V, a.wide);
-    }
-}
-
-template <typename T, typename X, int GROUP>
-__global__ void __launch_bounds__(loss_threads(GROUP)) k_kl(const __grid_constant__ kl_rows<T, X> a)
-{
-    constexpr int N = 16 / (sizeof(X) > sizeof(T) ? sizeof(X) : sizeof(T));
-    PARE_SHARED_ARRAY(float, room, 32);
-    PARE_SHARED_ARRAY(int64_t, places, 32);
-    const float c = a.inverse * LOSS_LOG2E; /* e^(t/temperature) is 2^(c·t) */
-    const int64_t i = loss_row<GROUP>();
-    if (i >= a.R) /* a whole warp; blocks of one row have one */
-        return;
     kl_reading r = {-FLT_MAX, -FLT_MAX, 0.0f, 0.0f, 0.0f, -INFINITY, -INFINITY, 0, 0};
     for (int64_t v = (int64_t)(threadIdx.x % GROUP) * N; v < a.V; v += 2 * GROUP * N) {
         float t[2][N], x[2][N];
@@ -159,22 +143,221 @@ __global__ void __launch_bounds__(loss_threads(GROUP)) k_kl(const __grid_constan
         }
 #pragma unroll
         for (int turn = 0; turn < 2; turn++)
-            read_pairs(&r, t[turn], x[turn], v + turn * GROUP * N, c, a.same != NULL);
+            if (REVERSE)
+                read_pairs(&r, x[turn], t[turn], v + turn * GROUP * N, c, a.same != NULL);
+            else
+                read_pairs(&r, t[turn], x[turn], v + turn * GROUP * N, c, a.same != NULL);
     }
     join<GROUP>(&r, c, room);
+    return r;
+}
+
+/* ---- probabilities --------------------------------------------------------------------------- */
+
+/* p = of_p·e^((t − t_top)·inverse), q likewise of x; log p − log q = ((t − t_top) − (x −
+ * x_top))·inverse − rest. */
+struct kl_shares {
+    float t_top, x_top, of_p, of_q, c, inverse, rest;
+};
+
+static __device__ __forceinline__ float share_p(const kl_shares &k, float t)
+{
+    return exp2_fast((t - k.t_top) * k.c) * k.of_p;
+}
+static __device__ __forceinline__ float share_q(const kl_shares &k, float x)
+{
+    return exp2_fast((x - k.x_top) * k.c) * k.of_q;
+}
+static __device__ __forceinline__ float log_ratio(const kl_shares &k, float t, float x)
+{
+    return ((t - k.t_top) - (x - k.x_top)) * k.inverse - k.rest;
+}
+
+/* log(1 + x) of 0 ≤ x ≤ 1, to 2 ulp. */
+static __device__ __forceinline__ float log1p_unit(float x)
+{
+    float p = x * -0.00324401772f + 0.0198514294f;
+    p = p * x - 0.0569594726f;
+    p = p * x + 0.106036484f;
+    p = p * x - 0.153055891f;
+    p = p * x + 0.196759373f;
+    p = p * x - 0.249541327f;
+    p = p * x + 0.333299637f;
+    p = p * x - 0.499999017f;
+    return p * x * x + x;
+}
+
+/* ---- Jensen-Shannon -------------------------------------------------------------------------- */
+
+struct js_sums {
+    float js; /* Σ (p + q)·((1 + d)·log(1 + d) + (1 − d)·log(1 − d)) */
+    float f;  /* Σ q·log(q/m) */
+};
+
+/* log(1 + |d|) is that of the larger of p/m and q/m, the other's is less by |log p − log q|. */
+static __device__ __forceinline__ void add_js(js_sums *sum, const kl_shares &k, float t, float x)
+{
+    const float p = share_p(k, t), q = share_q(k, x), more = log_ratio(k, t, x), s = p + q;
+    if (s < FLT_MIN) /* next to nothing, and the ratio may be NaN */
+        return;
+    const float d = fabsf(p - q) / s, d2 = d * d, larger = log1p_unit(d);
+    const float less = fabsf(more) > FLT_MAX ? FLT_MAX : fabsf(more);
+    float g = larger * 2.0f - (1.0f - d) * less;
+    if (d2 < 0.14f) { /* the same even function of d as its series, whose terms do not cancel */
+        g = d2 * (1.0f / 120) + 1.0f / 91;
+        g = g * d2 + 1.0f / 66;
+        g = g * d2 + 1.0f / 45;
+        g = g * d2 + 1.0f / 28;
+        g = g * d2 + 1.0f / 15;
+        g = g * d2 + 1.0f / 6;
+        g = (g * d2 + 1.0f) * d2;
+    }
+    sum->js += s * g;
+    sum->f += q * (more > 0.0f ? larger - less : larger);
+}
+
+template <typename T, typename X, int N, int GROUP>
+static __device__ __forceinline__ js_sums read_js(const kl_rows<T, X> &a, int64_t i,
+                                                  const kl_shares &k, float *room)
+{
+    js_sums sum = {0.0f, 0.0f};
+    for (int64_t v = (int64_t)(threadIdx.x % GROUP) * N; v < a.V; v += GROUP * N) {
+        float t[N], x[N];
+        loss_load(t, a.teacher + i * a.V, v, a.V, a.wide);
+        loss_load(x, a.x + i * a.V, v, a.V, a.wide);
+#pragma unroll
+        for (int e = 0; e < N; e++)
+            add_js(&sum, k, t[e], x[e]);
+    }
+    return {loss_sum<GROUP>(sum.js, room), loss_sum<GROUP>(sum.f, room)};
+}
+
+/* ---- gradient -------------------------------------------------------------------------------- */
+
+/* q − p for the first kind, whose shares have the scale in them, else scale·q·(f − mean) with f =
+ * log q − log p, or log(q/m) with half the scale. */
+template <pare_divergence KIND>
+static __device__ __forceinline__ float slope(const kl_shares &k, float scale, float mean, float t,
+                                              float x)
+{
+    const float q = share_q(k, x);
+    if (KIND == PARE_DIVERGENCE_FORWARD)
+        return q - share_p(k, t);
+    const float more = log_ratio(k, t, x);
+    float f = -more;
+    if (KIND == PARE_DIVERGENCE_JS) {
+        const float less = fabsf(more);
+        f = 0.693147181f - log1p_unit(exp2_fast(less * -LOSS_LOG2E));
+        f = more > 0.0f ? f - less : f;
+    }
+    return q == 0.0f ? q : q * (f - mean) * scale; /* there q·log q is 0 */
+}
+
+template <pare_divergence KIND, typename T, typename X, int N, int GROUP>
+static __device__ __forceinline__ void write_gradient(const kl_rows<T, X> &a, int64_t i,
+                                                      kl_shares k, float mean)
+{
+    const double scale = (double)a.scale * (double)a.inverse;
+    const float times = (float)(KIND == PARE_DIVERGENCE_JS ? scale / 2 : scale);
+    if (KIND == PARE_DIVERGENCE_FORWARD) {
+        k.of_p *= times;
+        k.of_q *= times;
+    }
+    for (int64_t v = (int64_t)(threadIdx.x % GROUP) * N; v < a.V; v += GROUP * N) {
+        float t[N], x[N];
+        loss_load(t, a.teacher + i * a.V, v, a.V, a.wide);
+        loss_load(x, a.x + i * a.V, v, a.V, a.wide);
+#pragma unroll
+        for (int e = 0; e < N; e++)
+            x[e] = slope<KIND>(k, times, mean, t[e], x[e]);
+        loss_store(a.dx + i * a.V, x, v, a.V, a.wide);
+    }
+}
+
+/* ---- rows ------------------------------------------------------------------------------------ */
+
+/* The group's first thread's x. */
+template <int GROUP> static __device__ __forceinline__ float from_first(float x, float *room)
+{
+    if (GROUP == PARE_WARP)
+        return __shfl_sync(PARE_ALL_LANES, x, 0);
+    __syncthreads();
+    if (threadIdx.x == 0)
+        room[0] = x;
+    __syncthreads();
+    return room[0];
+}
+
+/* A row that counts. */
+template <pare_divergence KIND, typename T, typename X, int N, int GROUP>
+static __device__ __forceinline__ void kl_row(const kl_rows<T, X> &a, int64_t i, float *room,
+                                              int64_t *places)
+{
+    constexpr bool REVERSE = KIND == PARE_DIVERGENCE_REVERSE;
+    const float c = a.inverse * LOSS_LOG2E; /* e^(t/temperature) is 2^(c·t) */
+    const bool first = threadIdx.x % GROUP == 0;
+    const kl_reading r = read_rows<T, X, N, GROUP, REVERSE>(a, i, c, room);
     if (a.same) {
-        bool same = best_place<GROUP>(r.t_best, r.t_place, room, places) ==
-                    best_place<GROUP>(r.x_best, r.x_place, room, places);
-        if (threadIdx.x % GROUP == 0)
+        bool same = best_place<GROUP>(r.a_best, r.a_place, room, places) ==
+                    best_place<GROUP>(r.b_best, r.b_place, room, places);
+        if (first)
             a.same[i] = same;
     }
-    if (threadIdx.x % GROUP == 0) {
-        double kl = (double)a.inverse * (double)r.cross / (double)r.p -
-                    (log((double)r.p) - log((double)r.q));
-        a.kl[i] = a.V == 0 || kl < 0 ? 0.0f : (float)kl; /* below 0 by rounding only */
+    float kl = 0.0f, rest = 0.0f;
+    if (first) {
+        const double less = log((double)r.a) - log((double)r.b);
+        kl = (float)((double)a.inverse * (double)r.cross / (double)r.a - less);
+        rest = (float)(REVERSE ? -less : less);
     }
+    kl_shares k = {r.a_top, r.b_top, 1.0f / r.a, 1.0f / r.b, c, a.inverse, 0.0f};
+    if (REVERSE)
+        k = {r.b_top, r.a_top, 1.0f / r.b, 1.0f / r.a, c, a.inverse, 0.0f};
+    if (KIND != PARE_DIVERGENCE_FORWARD) {
+        k.rest = from_first<GROUP>(rest, room);
+        kl = from_first<GROUP>(kl, room);
+    }
+    float mean = kl;
+    if (KIND == PARE_DIVERGENCE_JS) {
+        js_sums sum = read_js<T, X, N, GROUP>(a, i, k, room);
+        kl = sum.js / 4;
+        mean = sum.f;
+    }
+    if (first)
+        a.kl[i] = a.V == 0 || kl < 0.0f ? 0.0f : kl; /* below 0 by rounding only */
     if (a.dx) /* in place: each thread reads what it then writes */
-        write_gradient<T, X, N, GROUP>(a, i, r, c);
+        write_gradient<KIND, T, X, N, GROUP>(a, i, k, mean);
+}
+
+template <pare_divergence KIND, typename T, typename X, int GROUP>
+__global__ void __launch_bounds__(loss_threads(GROUP)) k_kl(const __grid_constant__ kl_rows<T, X> a)
+{
+    constexpr int N = 16 / (sizeof(X) > sizeof(T) ? sizeof(X) : sizeof(T));
+    PARE_SHARED_ARRAY(float, room, 32);
+    PARE_SHARED_ARRAY(int64_t, places, 32);
+    const int64_t i = loss_row<GROUP>();
+    if (i >= a.R) /* a whole warp; blocks of one row have one */
+        return;
+    if (!a.labels || a.labels[i] != -1) {
+        kl_row<KIND, T, X, N, GROUP>(a, i, room, places);
+        return;
+    }
+    if (threadIdx.x % GROUP == 0) {
+        a.kl[i] = 0.0f;
+        if (a.same)
+            a.same[i] = 0;
+    }
+    if (a.dx)
+        loss_no_gradient<GROUP, N>(a.dx, i, a.V, a.wide);
+}
+
+template <pare_divergence KIND, typename T, typename X>
+static pare_status launch(pare_backend *be, const kl_rows<T, X> &a)
+{
+    LOSS_GROUP(a.V, GROUP, {
+        PARE_LAUNCH(be, (k_kl<KIND, T, X, GROUP>), pare__blocks(a.R, loss_threads(GROUP) / GROUP),
+                    loss_threads(GROUP), 0, a);
+    });
+    return PARE_OK;
 }
 
 template <typename T, typename X>
@@ -183,21 +366,22 @@ static pare_status divergences(pare_backend *be, const pare_kl_args *args)
     constexpr int N = 16 / (sizeof(X) > sizeof(T) ? sizeof(X) : sizeof(T));
     kl_rows<T, X> a = {(const T *)args->teacher.data,
                        (const X *)args->x.data,
+                       (const int32_t *)args->labels.data,
                        (float *)args->kl.data,
                        (uint8_t *)args->same.data,
                        (X *)args->dx.data,
                        args->x.shape[0],
                        args->x.shape[1],
-                       args->temperature != 0.0f ? 1.0f / args->temperature : 1.0f,
+                       loss_inverse(args->temperature),
                        args->grad_scale,
                        false};
     a.wide = loss_wide(a.teacher, a.V, N, sizeof(T)) && loss_wide(a.x, a.V, N, sizeof(X)) &&
              loss_wide(a.dx, a.V, N, sizeof(X));
-    LOSS_GROUP(a.V, GROUP, {
-        PARE_LAUNCH(be, (k_kl<T, X, GROUP>), pare__blocks(a.R, loss_threads(GROUP) / GROUP),
-                    loss_threads(GROUP), 0, a);
-    });
-    return PARE_OK;
+    if (args->divergence == PARE_DIVERGENCE_FORWARD)
+        return launch<PARE_DIVERGENCE_FORWARD>(be, a);
+    if (args->divergence == PARE_DIVERGENCE_REVERSE)
+        return launch<PARE_DIVERGENCE_REVERSE>(be, a);
+    return launch<PARE_DIVERGENCE_JS>(be, a);
 }
 
 extern "C" pare_status pare_cuda_kl(pare_backend *be, const pare_kl_args *args)

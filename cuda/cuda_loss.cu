@@ -10,7 +10,8 @@
  * own numbers are f64. Bound by memory: an element of x read, and one of dx written, 4 bytes of
  * bf16 together. Predicted, not measured yet: 0.85 of the copy rate without a gradient, 0.75 with.
  *
- *   loss = Σ (x − t)², dx = grad_scale·2·(x − t): one reading; predicted 0.9 of the copy rate.
+ *   loss = weight·Σ (x − t)², dx = weight·grad_scale·2·(x − t): one reading; predicted 0.9 of the
+ * copy rate.
  */
 #include "cuda_loss.cuh"
 #include "cuda_nn.cuh"
@@ -74,22 +75,10 @@ template <typename T> struct loss_entropy {
 
 /* What a thread has read of a row. */
 struct reading {
-    float top, exps; /* the largest, at least −FLT_MAX; Σ e^(x − top) */
-    float all;       /* Σ x − from, where smoothing wants it */
-    int rank;        /* what beats the label */
+    loss_softmax s;
+    float all; /* Σ x − from, where smoothing wants it */
+    int rank;  /* what beats the label */
 };
-
-template <int N> static __device__ __forceinline__ void read_logits(reading *r, const float (&x)[N])
-{
-    float top = loss_top(x);
-    if (top > r->top) {
-        r->exps *= exp2_fast((r->top - top) * LOSS_LOG2E);
-        r->top = top;
-    }
-#pragma unroll
-    for (int e = 0; e < N; e++)
-        r->exps += exp2_fast((x[e] - r->top) * LOSS_LOG2E);
-}
 
 /* Σ x − from, and what beats the logit t of class `label`: a greater one, or an equal in front. */
 template <int N>
@@ -112,21 +101,19 @@ static __device__ __forceinline__ reading read_row(const loss_entropy<T> &a, con
 {
     constexpr int N = 16 / sizeof(T);
     const bool more = a.smoothing != 0.0f || a.rank;
-    reading r = {-FLT_MAX, 0.0f, 0.0f, 0};
+    reading r = {LOSS_NOTHING_READ, 0.0f, 0};
     for (int64_t v = (int64_t)(threadIdx.x % GROUP) * N; v < a.V; v += 2 * GROUP * N) {
         float x[2][N];
         loss_load(x[0], row, v, a.V, a.wide);
         loss_load(x[1], row, v + GROUP * N, a.V, a.wide);
 #pragma unroll
         for (int turn = 0; turn < 2; turn++) {
-            read_logits(&r, x[turn]);
+            loss_read(&r.s, x[turn], LOSS_LOG2E);
             if (more)
                 read_more(&r, x[turn], v + turn * GROUP * N, a.V, from, label, t);
         }
     }
-    float top = loss_max<GROUP>(r.top, room);
-    r.exps = loss_sum<GROUP>(r.exps * exp2_fast((r.top - top) * LOSS_LOG2E), room);
-    r.top = top;
+    loss_join<GROUP>(&r.s, LOSS_LOG2E, room);
     if (more) {
         r.all = loss_sum<GROUP>(r.all, room);
         r.rank = loss_sum<GROUP>(r.rank, reinterpret_cast<int *>(room));
@@ -147,10 +134,10 @@ static __device__ __forceinline__ void write_gradient(const loss_entropy<T> &a, 
 {
     constexpr int N = 16 / sizeof(T);
     const double each = (double)a.smoothing / (double)a.V, scale = (double)a.scale;
-    const float times = (float)(scale / (double)r.exps), minus = (float)(scale * each);
+    const float times = (float)(scale / (double)r.s.exps), minus = (float)(scale * each);
     float own[2];
     for (int k = 0; k < 2; k++) {
-        double p = exp((double)t[k].logit - (double)r.top) / (double)r.exps;
+        double p = exp((double)t[k].logit - (double)r.s.top) / (double)r.s.exps;
         own[k] = (float)(scale * (p - each - t[k].share));
     }
     for (int64_t v = (int64_t)(threadIdx.x % GROUP) * N; v < a.V; v += 2 * GROUP * N) {
@@ -162,7 +149,7 @@ static __device__ __forceinline__ void write_gradient(const loss_entropy<T> &a, 
             const int64_t at = v + turn * GROUP * N;
 #pragma unroll
             for (int e = 0; e < N; e++)
-                x[turn][e] = exp2_fast((x[turn][e] - r.top) * LOSS_LOG2E) * times - minus;
+                x[turn][e] = exp2_fast((x[turn][e] - r.s.top) * LOSS_LOG2E) * times - minus;
             for (int k = 0; k < 2; k++)
                 if (t[k].label >= at && t[k].label < at + N) {
 #pragma unroll
@@ -179,7 +166,7 @@ template <typename T>
 static __device__ __forceinline__ double loss_of(const loss_entropy<T> &a, const reading &r,
                                                  float from, const target (&t)[2])
 {
-    double log_sum = log((double)r.exps), loss = 0, top = (double)r.top;
+    double log_sum = log((double)r.s.exps), loss = 0, top = (double)r.s.top;
     if (a.smoothing != 0.0f)
         loss =
             (double)a.smoothing * (log_sum - ((double)r.all / (double)a.V + ((double)from - top)));
@@ -233,10 +220,8 @@ __global__ void __launch_bounds__(loss_threads(GROUP))
         if (a.rank)
             a.rank[i] = (int32_t)a.V;
     }
-    constexpr int N = 16 / sizeof(T);
-    const float zero[N] = {};
-    for (int64_t v = (int64_t)(threadIdx.x % GROUP) * N; a.dx && v < a.V; v += GROUP * N)
-        loss_store(a.dx + i * a.V, zero, v, a.V, a.wide);
+    if (a.dx)
+        loss_no_gradient<GROUP, 16 / sizeof(T)>(a.dx, i, a.V, a.wide);
 }
 
 template <typename T>
@@ -278,6 +263,7 @@ extern "C" pare_status pare_cuda_cross_entropy(pare_backend *be,
 template <typename X, typename T> struct loss_squares {
     const X *x;
     const T *t;
+    const float *weight;
     float *loss;
     X *dx;
     int64_t R, V;
@@ -294,6 +280,14 @@ __global__ void __launch_bounds__(loss_threads(GROUP))
     const int64_t i = loss_row<GROUP>();
     if (i >= a.R) /* a whole warp; blocks of one row have one */
         return;
+    const float weight = a.weight ? a.weight[i] : 1.0f, scale = a.scale * weight;
+    if (weight == 0.0f) {
+        if (threadIdx.x % GROUP == 0)
+            a.loss[i] = 0.0f;
+        if (a.dx)
+            loss_no_gradient<GROUP, N>(a.dx, i, a.V, a.wide);
+        return;
+    }
     float sum = 0.0f;
     for (int64_t v = (int64_t)(threadIdx.x % GROUP) * N; v < a.V; v += 2 * GROUP * N) {
         float x[2][N], t[2][N];
@@ -309,7 +303,7 @@ __global__ void __launch_bounds__(loss_threads(GROUP))
                 float d = x[turn][e] - t[turn][e];
                 if (v + turn * GROUP * N + e < a.V)
                     sum += d * d;
-                x[turn][e] = d * a.scale;
+                x[turn][e] = d * scale;
             }
             if (a.dx)
                 loss_store(a.dx + i * a.V, x[turn], v + turn * GROUP * N, a.V, a.wide);
@@ -317,17 +311,17 @@ __global__ void __launch_bounds__(loss_threads(GROUP))
     }
     sum = loss_sum<GROUP>(sum, room);
     if (threadIdx.x % GROUP == 0)
-        a.loss[i] = sum;
+        a.loss[i] = sum * weight;
 }
 
 template <typename X, typename T>
 static pare_status errors(pare_backend *be, const pare_mse_args *args)
 {
     constexpr int N = 16 / (sizeof(X) > sizeof(T) ? sizeof(X) : sizeof(T));
-    loss_squares<X, T> a = {(const X *)args->x.data,  (const T *)args->t.data,
-                            (float *)args->loss.data, (X *)args->dx.data,
-                            args->x.shape[0],         args->x.shape[1],
-                            2 * args->grad_scale,     false};
+    loss_squares<X, T> a = {
+        (const X *)args->x.data,  (const T *)args->t.data, (const float *)args->weight.data,
+        (float *)args->loss.data, (X *)args->dx.data,      args->x.shape[0],
+        args->x.shape[1],         2 * args->grad_scale,    false};
     a.wide = loss_wide(a.x, a.V, N, sizeof(X)) && loss_wide(a.t, a.V, N, sizeof(T)) &&
              loss_wide(a.dx, a.V, N, sizeof(X));
     LOSS_GROUP(a.V, GROUP, {

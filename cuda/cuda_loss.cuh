@@ -1,4 +1,4 @@
-/* cuda_loss.cuh - rows of logits: who reads what, sums over those who read a row, e^x.
+/* cuda_loss.cuh - rows of logits: who reads what, sums over those who read a row, their softmax.
  *
  * A row belongs to a warp (up to 1024 elements) or to a block of 256 or 1024 threads. Its threads
  * take N elements in turn, 16 bytes of the widest operand, two turns at a time; where a row does
@@ -96,6 +96,52 @@ template <int N> static __device__ __forceinline__ float loss_top(const float (&
     for (int e = 1; e < N; e++)
         top = fmaxf(top, x[e]);
     return top;
+}
+
+/* The softmax of what was read: p = 2^((x − top)·c)/exps, c = log2(e)/temperature. */
+struct loss_softmax {
+    float top, exps; /* the largest, at least −FLT_MAX; Σ 2^((x − top)·c) */
+};
+#define LOSS_NOTHING_READ                                                                          \
+    {                                                                                              \
+        -FLT_MAX, 0.0f                                                                             \
+    }
+
+template <int N>
+static __device__ __forceinline__ void loss_read(loss_softmax *s, const float (&x)[N], float c)
+{
+    float top = loss_top(x);
+    if (top > s->top) {
+        s->exps *= exp2_fast((s->top - top) * c);
+        s->top = top;
+    }
+#pragma unroll
+    for (int e = 0; e < N; e++)
+        s->exps += exp2_fast((x[e] - s->top) * c);
+}
+
+/* Brings the group's readings together. */
+template <int GROUP>
+static __device__ __forceinline__ void loss_join(loss_softmax *s, float c, float *room)
+{
+    float top = loss_max<GROUP>(s->top, room);
+    s->exps = loss_sum<GROUP>(s->exps * exp2_fast((s->top - top) * c), room);
+    s->top = top;
+}
+
+/* 1 over the temperature, for which 0 stands for 1. */
+static inline float loss_inverse(float temperature)
+{
+    return temperature != 0.0f ? 1.0f / temperature : 1.0f;
+}
+
+/* Row i of dx [R, V] is 0. N: elements of a pack. */
+template <int GROUP, int N, typename T>
+static __device__ __forceinline__ void loss_no_gradient(T *dx, int64_t i, int64_t V, bool wide)
+{
+    const float zero[N] = {};
+    for (int64_t v = (int64_t)(threadIdx.x % GROUP) * N; v < V; v += GROUP * N)
+        loss_store(dx + i * V, zero, v, V, wide);
 }
 
 /* Whether packs of N can be taken of every row. */

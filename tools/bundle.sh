@@ -33,13 +33,14 @@ cp tests/gpu/*.sh "$out/tests/gpu/"
 cp tests/cli/lib.sh tests/cli/make.py "$out/tests/cli/"
 git rev-parse --short HEAD >"$out/commit" 2>/dev/null || echo unknown >"$out/commit"
 
-# Every library but NVIDIA's (the machine's own fit its driver) and those of the C library.
+# Every library but NVIDIA's (the machine's own fit its driver; NCCL, which few have, fits any) and
+# those of the C library.
 for program in "$out"/bin/*; do
     ldd "$program" | awk '$3 ~ /^\// { print $3 }'
 done | sort -u | while read -r library; do
     case $(basename "$library") in
     libc.so* | libm.so* | libpthread.so* | libdl.so* | librt.so* | libresolv.so* | ld-linux*) ;;
-    libcu* | libnv* | libnccl*) ;;
+    libcu* | libnv*) ;;
     *) cp -L "$library" "$out/lib/" ;;
     esac
 done

@@ -23,12 +23,14 @@ def main():
         p.add_argument(f"--{name}", type=int, default=value)
     a = p.parse_args()
     d, f, tokens, L = a.hidden, a.ffn, a.samples * a.length, a.layers
-    sites = [(d, [d, a.kv, a.kv]), (d, [d]), (d, [f, f]), (f, [d])]  # inputs, rows of each layer
-    weights = [k * sum(rows) for k, rows in sites]
-    before = [sum(weights[:i]) for i in range(len(sites))]
+    # A layer is two blocks: inputs of each site, rows of each of its weights.
+    blocks = [[(d, [d, a.kv, a.kv]), (d, [d])], [(d, [f, f]), (f, [d])]]
+    sites = blocks[0] + blocks[1]
     attention = 2 * tokens * a.length * d  # both products, under the diagonal only
-    runs_attention = len(sites) - 1 + (L - 1) / L  # all but the first site's
-    forward = 2 * tokens * (sum(before) + sum(weights) * (L - 1) / L)
+    runs_attention = 2  # up to the site behind it, and to what the block gives
+    to_second = sum(k * sum(rows) for k, rows in (block[0] for block in blocks))
+    whole = [sum(k * sum(rows) for k, rows in block) for block in blocks]
+    forward = 2 * tokens * (to_second + whole[0] + whole[1] * (L - 1) / L)
     gram = sum(tokens * k * (k + 256) for k, _ in sites)
     factor = sum(2 / 3 * k ** 3 for k, _ in sites)
     panels = sum(k / PANEL * len(rows) for k, rows in sites)
@@ -38,6 +40,9 @@ def main():
     area = sum(k * sum(rows) for k, rows in sites)  # weights of a block
     products = sum(k * k * sum(rows) for k, rows in sites)
     state = tokens * d * 2
+    saving = state * (1 / LINK + 1 / FILE)  # beside the run that makes them
+    making = [2 * tokens * whole[0] / BF16 + attention / (0.35 * 990e12),
+              2 * tokens * whole[1] / BF16]
     touched = 2 * tokens * (8 * d + 3 * f) * 2  # of activations, by what is no product, in all runs
     rows = [
         ("forward products", f"{forward * L / 1e15:.1f} PFLOP bf16", forward / BF16),
@@ -50,8 +55,8 @@ def main():
         ("sweeps, products", f"{products * L / 1e15:.2f} PFLOP f32", products / F32),
         ("sweeps, panels", f"{panels * L:.0f} panels, {PANEL} columns in turn", sweeping),
         ("measuring errors", f"{6 * products * L / 1e15:.2f} PFLOP f32", 6 * products / F32),
-        ("hidden states, to the files", f"{state * (L - 1) / 1e9:.0f} GB",
-         state * (L - 1) / L * (1 / LINK + 1 / FILE)),
+        ("hidden states, longer to the files than made", f"{state * (2 * L - 1) / 1e9:.0f} GB",
+         sum(max(0, saving - run) for run in making)),
         ("weights in, results out", f"{area * L * 3 / 1e9:.0f} GB",
          area * (2 * 2 + 0.6 + 1) / FILE),
     ]
@@ -60,7 +65,7 @@ def main():
     for name, counted, seconds in rows:
         print(f"| {name} | {counted} | {seconds * L:.1f} | {seconds * L / total:.0%} |")
     print(f"| **all** | | **{total:.0f}** | |")
-    read = state * (len(sites) + 1) * (L - 1)
+    read = state * 3 * (2 * L - 1)
     slow = forward + gram + attention * runs_attention
     print(f"\nhidden states read back from the files instead, {read / 1e12:.2f} TB: "
           f"{read * (1 / LINK + 1 / FILE):.0f} s more\n"

@@ -128,7 +128,7 @@ if CASE == "resnet20":
     x = torch.randn(128, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     y = torch.randint(0, 10, (128,))
     optimiser = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-elif CASE == "encoder":
+elif CASE in ("encoder", "distill"):
     net, x, y = Encoder(), torch.randint(0, 30522, (16, 128)), torch.randint(0, 10, (16,))
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4)
 else:
@@ -136,10 +136,18 @@ else:
     y = torch.randint(0, 32000, (8 * 256,))
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4)
 
+teacher = None
+if CASE.startswith("distill"):
+    teacher = (Encoder(12, 768, 12) if CASE == "distill" else Llama()).eval()
+    if BF16:  # its best setting: weights in bf16, no casts
+        teacher = teacher.bfloat16()
+        if CASE != "distill":
+            teacher.cos, teacher.sin = teacher.cos.bfloat16(), teacher.sin.bfloat16()
+
 
 def forward():
     with torch.no_grad(), autocast():
-        if CASE == "llama":  # pare's forward ends before the head as well
+        if CASE.endswith("llama"):  # pare's forward ends before the head as well
             h = net.embed(x)
             for layer in net.layers:
                 h = layer(h, net.cos, net.sin, net.mask)
@@ -151,7 +159,16 @@ def step():
     optimiser.zero_grad(set_to_none=True)
     with autocast():
         o = net(x)
-    F.cross_entropy(o.float().reshape(len(y), -1), y).backward()
+    o = o.float().reshape(len(y), -1)
+    if teacher is None:
+        loss = F.cross_entropy(o, y)
+    else:
+        with torch.no_grad():
+            t = teacher(x).float().reshape(len(y), -1)
+        loss = 4 * F.kl_div(F.log_softmax(o / 2, 1), F.softmax(t / 2, 1), reduction="batchmean")
+        if CASE == "distill":
+            loss = loss + F.cross_entropy(o, y)
+    loss.backward()
     optimiser.step()
 
 

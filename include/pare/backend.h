@@ -59,6 +59,17 @@ pare_status pare_backend_upload(pare_backend *backend, void *to, const void *fro
 pare_status pare_backend_download(pare_backend *backend, void *to, const void *from, int64_t bytes);
 pare_status pare_backend_copy(pare_backend *backend, void *to, const void *from, int64_t bytes);
 
+/* A copy to the memory of another backend of the same device (or both of the CPU), in the order of
+ * this one; what `other` is asked from now on comes after it, and what it was asked before must be
+ * done. Returns at once: so one goes on while the other downloads what it made. */
+pare_status pare_backend_send(pare_backend *backend, const void *from, pare_backend *other,
+                              void *to, int64_t bytes);
+
+/* What this one is asked from now on begins when all that `other` was asked until now is done: two
+ * of the same device (or both of the CPU, where nothing is left to wait for), one of which works on
+ * what the other has made. Returns at once. Nobody may ask either of anything meanwhile. */
+pare_status pare_backend_after(pare_backend *backend, pare_backend *other);
+
 /* Every byte becomes 0. */
 pare_status pare_backend_clear(pare_backend *backend, void *memory, int64_t bytes);
 

@@ -11,6 +11,7 @@
 #ifndef PARE_CALIB_H
 #define PARE_CALIB_H
 
+#include "pare/comm.h"
 #include "pare/model.h"
 #include "pare/ops.h"
 
@@ -58,6 +59,11 @@ pare_status pare_site_stats_create(pare_backend *be, unsigned kinds, int64_t col
 pare_status pare_site_stats_add(pare_backend *be, pare_site_stats *stats, pare_tensor x,
                                 int64_t kept);
 pare_status pare_site_stats_finish(pare_backend *be, pare_site_stats *stats);
+/* What each rank has counted, before it is finished, becomes what all have, on all of them: sums in
+ * the order of comm (made for this backend's memory). */
+pare_status pare_site_stats_join(pare_backend *be, pare_site_stats *stats, pare_comm *comm);
+/* Bytes of the host's that this takes meanwhile. */
+int64_t pare_site_stats_join_bytes(unsigned kinds, int64_t cols, int ranks);
 void pare_site_stats_free(pare_backend *be, pare_site_stats **stats);
 
 /* Finished statistics become those of the inputs divided by scales (host, [K], finite, not 0): what

@@ -65,6 +65,7 @@ int64_t pare_dataset_count(const pare_dataset *dataset);   /* samples in an epoc
 int64_t pare_dataset_length(const pare_dataset *dataset);  /* T of its rows; 0 for images */
 int64_t pare_dataset_classes(const pare_dataset *dataset); /* greatest label + 1; 0: no labels */
 bool pare_dataset_labelled(const pare_dataset *dataset);   /* classes, or next tokens */
+bool pare_dataset_augments(const pare_dataset *dataset);   /* an item differs by epoch */
 const char *pare_dataset_path(const pare_dataset *dataset);
 /* Identifies the data for resume: XXH3-128 of its bytes and options (images of more than 1 GiB: of
  * as much, in pieces spread over them). */
@@ -88,8 +89,14 @@ int64_t pare_dataset_item(const pare_dataset *dataset, int64_t g);
 typedef struct pare_feed_options {
     const pare_dataset *dataset;
     int64_t batch;       /* samples a batch, at most */
+    int64_t each;        /* samples from the beginning of one to that of the next; 0: batch */
     int64_t first, last; /* of the stream; the last batch may be smaller */
     int ahead;           /* batches there are at a time, as far as the budget goes; 0: 2 */
+    /* Called on the calling thread, with `user` of the run, as soon as a batch is there and before
+     * work on the one before it, for what can begin early; the batch then stays as it is until work
+     * on it is done. So one batch more is there at a time. In the end, well or not, comes a batch
+     * NULL: from then on none of them is there any more. NULL: nobody asks. */
+    pare_status (*coming)(void *user, int64_t index, const pare_batch *batch);
 } pare_feed_options;
 
 /* Runs work(user, index, batch) for each batch in order on the calling thread; the scheduler makes

@@ -13,6 +13,8 @@ extern "C" {
 int64_t pare_memory_peak(void);
 /* The same now; it joins the peak. */
 int64_t pare_memory_now(void);
+/* Forgets the peak: it counts from now on. */
+void pare_memory_restart(void);
 
 #ifdef __cplusplus
 }

@@ -90,6 +90,11 @@ typedef struct pare_node_view {
     pare_tensor output;
     int param[6]; /* indices for pare_model_param */
     double flops; /* of one forward at the prepared shape: 2 a multiply-add, products only */
+    /* of an attention, whose inputs are queries, keys and values: */
+    int heads, kv_heads;
+    int64_t window; /* keys that a query sees, itself and those before it; 0: all */
+    float scale;    /* of its scores; 0: 1/sqrt of a head's features */
+    bool causal;
 } pare_node_view;
 
 typedef struct pare_model_options {
@@ -132,11 +137,17 @@ pare_node_view pare_model_node(const pare_model *model, int64_t index);
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 typedef struct pare_model_shape {
-    int64_t batch;  /* B, at most */
-    int64_t length; /* T, at most; 0 for images */
-    bool training;  /* keep what backward needs; gradients */
+    int64_t batch;     /* B, at most */
+    int64_t length;    /* T, at most; 0 for images */
+    bool training;     /* keep what backward needs; gradients */
+    bool frozen_norms; /* training: batch norms use their running statistics, which stay and are
+                          constants to backward; their scales and shifts have gradients as ever */
     pare_dtype
         compute; /* F32, or BF16: activations and products; parameters stay F32 in training */
+    bool halves; /* inference in BF16: what every product and look-up would round (weights of
+                    linear layers and of the head, tables of embeddings) is held in BF16, in half
+                    the memory and with the same results. The first prepare decides; the model is
+                    then for inference alone: it takes no masks and is not trained */
 } pare_model_shape;
 
 typedef struct pare_model_memory {
@@ -153,6 +164,11 @@ typedef struct pare_model_memory {
  * the model (a length over max_length …): PARE_ERR_ARGUMENT. */
 pare_status pare_model_predict(pare_model *model, const pare_model_shape *shape,
                                pare_model_memory *memory);
+
+/* What every node would give for a batch shape, before anything is prepared: outputs [nodes], data
+ * NULL. Fails as pare_model_predict does. */
+pare_status pare_model_outputs(const pare_model *model, const pare_model_shape *shape,
+                               pare_tensor *outputs);
 
 /* Allocates values (if not there), gradients, activations, for this shape. After it forward and
  * backward of up to this shape allocate nothing, but for what the backend makes at the first call
@@ -191,9 +207,10 @@ typedef struct pare_step_seed {
     uint64_t step; /* and of this step */
 } pare_step_seed;
 
-/* Runs the graph on a batch in the host's memory. training as prepared: batch norm uses the batch,
- * dropout drops (seed NULL: no dropout). batch may be smaller than prepared. Token ids outside the
- * vocabulary and images that do not fit: PARE_ERR_ARGUMENT with the place. */
+/* Runs the graph on a batch in the host's memory. training as prepared: batch norm uses the batch
+ * (but for frozen_norms), dropout drops (seed NULL: no dropout). batch may be smaller than
+ * prepared. Token ids outside the vocabulary and images that do not fit: PARE_ERR_ARGUMENT with the
+ * place. */
 pare_status pare_model_forward(pare_model *model, const pare_batch *batch, bool training,
                                const pare_step_seed *seed);
 
@@ -230,8 +247,30 @@ void pare_model_set_hook(pare_model *model, pare_model_hook hook, void *user);
 
 /* The first NaN or Inf: the parameter, (after a forward with the batch, unless NULL) node output or
  * gradient that holds one, as a sentence part in text ("the output of layer2.0.conv1"); false if
- * all are finite. Slow; a forward in training moves running statistics. */
+ * all are finite. Slow; a forward in training moves running statistics, but for frozen_norms. */
 bool pare_model_first_bad(pare_model *model, const pare_batch *batch, char *text, size_t size);
+
+/* ---- taps ------------------------------------------------------------------------------------ */
+
+/* A value that losses look at: what a node gives (input −1) or reads (its input i). Set before
+ * prepare; its memory is then nobody else's until backward begins, in inference until the next
+ * forward. The same value again is the same tap. Shapes: those of the nodes, [B, T, N], [B·T, N],
+ * [B, H, W, C]. */
+pare_status pare_model_tap(pare_model *model, int64_t node, int input, int64_t *tap);
+int64_t pare_model_tap_count(const pare_model *model);
+/* After forward: the value at the batch's size, act. */
+pare_tensor pare_model_tap_value(const pare_model *model, int64_t tap);
+/* In training: what backward adds to the gradient of the value, of its shape and dtype; forward
+ * makes it 0, losses add to it. data NULL if nothing below it learns: then no loss need care. */
+pare_tensor pare_model_tap_grad(const pare_model *model, int64_t tap);
+
+/* Called by backward as soon as nobody will add to the gradient of a parameter any more, once for
+ * each that has one. Taken off by NULL. */
+typedef pare_status (*pare_model_grad_ready)(void *user, int64_t param);
+void pare_model_on_grad(pare_model *model, pare_model_grad_ready ready, void *user);
+
+/* Gives a LINEAR, CONV or HEAD weight a mask, all 1, if it has none. Needs prepare. */
+pare_status pare_model_mask(pare_model *model, int64_t param);
 
 /* ---- block by block -------------------------------------------------------------------------- */
 

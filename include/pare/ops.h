@@ -22,13 +22,15 @@
 #include "pare/ops_calib.h"
 #include "pare/ops_compress.h"
 #include "pare/ops_core.h"
+#include "pare/ops_distill.h"
 #include "pare/ops_nn.h"
 
 #define PARE_OPS(OP)                                                                               \
     PARE_OPS_CORE(OP)                                                                              \
     PARE_OPS_COMPRESS(OP)                                                                          \
     PARE_OPS_NN(OP)                                                                                \
-    PARE_OPS_CALIB(OP)
+    PARE_OPS_CALIB(OP)                                                                             \
+    PARE_OPS_DISTILL(OP)
 
 typedef enum pare_op {
 #define PARE_OP_ENUM(name) PARE_OP_##name,

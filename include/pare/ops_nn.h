@@ -141,20 +141,22 @@ typedef struct pare_conv_grad_w_args {
 /* Batch norm over all but the last axis (Ioffe & Szegedy 2015, Algorithm 1), then z added, then
  * negatives 0 if relu. training: mean and 1/sqrt(var + eps) of this batch (biased variance) go to
  * saved_mean, saved_scale, and the running statistics move: r ← (1 − momentum)·r + momentum·new,
- * with the unbiased variance (of one row: the biased). Otherwise the running statistics are used
- * and nothing is saved. Of no rows nothing is saved and nothing moves. */
+ * with the unbiased variance (of one row: the biased). Otherwise the running statistics are used,
+ * stay, and go to saved_mean, saved_scale in the same form if these are there. Of no rows nothing
+ * is saved and nothing moves. */
 typedef struct pare_batch_norm_args {
     pare_tensor x;                         /* [R, C] act (any leading axes flattened) */
     pare_tensor gamma, beta;               /* [C] F32 */
     pare_tensor running_mean, running_var; /* [C] F32, in place */
     pare_tensor z;                         /* like x, or absent */
     pare_tensor y;                         /* like x; may be x itself unless training */
-    pare_tensor saved_mean, saved_scale;   /* [C] F32, training */
+    pare_tensor saved_mean, saved_scale;   /* [C] F32; each may be absent unless training */
     float eps, momentum;
     bool training, relu;
 } pare_batch_norm_args;
 
-/* Of the training form. With relu, dy counts only where y > 0. dz (if there) is that dy. */
+/* Of the training form; or, frozen, of the other one, whose statistics are constants: dx =
+ * gamma·scale·dy. With relu, dy counts only where y > 0. dz (if there) is that dy. */
 typedef struct pare_batch_norm_grad_args {
     pare_tensor dy, x, y;                /* [R, C] act; y only with relu */
     pare_tensor gamma;                   /* [C] */
@@ -162,7 +164,7 @@ typedef struct pare_batch_norm_grad_args {
     pare_tensor dx;                      /* [R, C] act; may be dy itself unless dz is */
     pare_tensor dz;                      /* [R, C] act or absent; may be dy itself unless dx is */
     pare_tensor dgamma, dbeta;           /* [C] F32 */
-    bool relu, accumulate;               /* accumulate: dgamma, dbeta */
+    bool frozen, relu, accumulate;       /* accumulate: dgamma, dbeta */
 } pare_batch_norm_grad_args;
 
 /* An inference batch norm as scale and shift of the convolution before it, whose bias may be
@@ -443,24 +445,39 @@ typedef struct pare_cross_entropy_args {
     float smoothing, grad_scale;
 } pare_cross_entropy_args;
 
-/* loss[i] = Σ_j (x[i, j] − t[i, j])²; dx = grad_scale·2·(x − t), of x's dtype. */
+/* loss[i] = weight[i]·Σ_j (x[i, j] − t[i, j])²; dx = grad_scale·weight[i]·2·(x − t), of x's dtype.
+ * A row of weight 0 gives 0 and no gradient, whatever it holds. */
 typedef struct pare_mse_args {
-    pare_tensor x, t; /* [R, N] act each */
-    pare_tensor loss; /* [R] F32 */
-    pare_tensor dx;   /* [R, N] act or absent; may be x */
+    pare_tensor x, t;   /* [R, N] act each */
+    pare_tensor weight; /* [R] F32, or absent: 1 */
+    pare_tensor loss;   /* [R] F32 */
+    pare_tensor dx;     /* [R, N] act or absent; may be x */
     float grad_scale;
 } pare_mse_args;
 
-/* kl[i] = Σ_v p·(log p − log q), p = softmax(teacher/temperature), q = softmax(x/temperature);
- * dx = grad_scale/temperature·(q − p), of x's dtype: the loss of distillation (Hinton 2015);
- * same[i] = 1 where both have their largest logit (the first of equals) in the same place. */
+typedef enum pare_divergence {
+    PARE_DIVERGENCE_FORWARD, /* KL(p ‖ q) (Hinton 2015) */
+    PARE_DIVERGENCE_REVERSE, /* KL(q ‖ p) (Gu 2023) */
+    PARE_DIVERGENCE_JS,      /* (KL(p ‖ m) + KL(q ‖ m))/2, m = (p + q)/2 */
+} pare_divergence;
+
+/* kl[i] = the divergence of p = softmax(teacher/temperature) and q = softmax(x/temperature): Σ_v
+ * p·(log p − log q) for the first kind; dx = grad_scale × its gradient by x, of x's dtype: for the
+ * first grad_scale/temperature·(q − p), in general q_v·(f_v − Σ_u q_u·f_u)·grad_scale/temperature
+ * with f = log q − log p, or f = (log q − log m)/2; same[i] = 1 where both have their largest logit
+ * (the first of equals) in the same place. A row whose label is −1 does not count: kl, same and
+ * gradient are 0. One pass over a row's logits for its sums (of JS another, for the divergence),
+ * one for the gradient; no probabilities are kept. A class that q has and p has not (its logit
+ * −Inf) makes the reverse divergence infinite. */
 typedef struct pare_kl_args {
     pare_tensor teacher, x; /* [R, V] act each */
+    pare_tensor labels;     /* [R] I32, or absent: all count */
     pare_tensor kl;         /* [R] F32 */
     pare_tensor same;       /* [R] U8 or absent */
     pare_tensor dx;         /* [R, V] act or absent; may be x */
     float grad_scale;
     float temperature; /* 0: 1 */
+    pare_divergence divergence;
 } pare_kl_args;
 
 /* ---- optimisers ------------------------------------------------------------------------------ */

@@ -6,9 +6,13 @@
 #include "pare/backend.h"
 #include "pare/batch.h"
 #include "pare/calib.h"
+#include "pare/comm.h"
 #include "pare/data.h"
+#include "pare/distill.h"
 #include "pare/dtype.h"
+#include "pare/grid.h"
 #include "pare/log.h"
+#include "pare/lowrank.h"
 #include "pare/memory.h"
 #include "pare/model.h"
 #include "pare/ops.h"
@@ -23,6 +27,7 @@
 #include "pare/store.h"
 #include "pare/tensor.h"
 #include "pare/train.h"
+#include "pare/train_job.h"
 #include "pare/version.h"
 
 #endif

@@ -4,6 +4,7 @@
 #define PARE_PRUNE_H
 
 #include "pare/calib.h"
+#include "pare/train.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -74,7 +75,7 @@ typedef struct pare_choose_plan {
 /* How the sparsity asked for is spread over layers. */
 typedef enum pare_budget {
     PARE_BUDGET_UNIFORM, /* the same in every layer */
-    PARE_BUDGET_GLOBAL,  /* one threshold over all scores (of the scores that allow it) */
+    PARE_BUDGET_GLOBAL,  /* one threshold over the scores of all layers */
     PARE_BUDGET_OWL,     /* by the share of outliers in |w|·‖x‖ (Yin 2023) */
     PARE_BUDGET_LOSS, /* by each layer's output error at several sparsities, exactly (pare_assign)
                        */
@@ -91,6 +92,13 @@ pare_status pare_outlier_share(pare_backend *be, pare_tensor keys, double factor
  * layers keep more. */
 pare_status pare_budget_owl(const double *share, const int64_t *count, int64_t layers,
                             double sparsity, double spread, double *result);
+/* GLOBAL: the share of each layer below one threshold over the scores of all. They were counted in
+ * `bins` intervals, the same for all layers: below[l·bins + b] of layer l are in the first b + 1 of
+ * them, so that the last says how many weights it has. Within the interval where the threshold
+ * falls, scores count as evenly spread, so that the weighted mean is exactly the one asked for. No
+ * layer loses more than `most` (at least `sparsity`); what it would have lost, others do. */
+pare_status pare_budget_global(const int64_t *below, int64_t bins, int64_t layers, double sparsity,
+                               double most, double *result);
 /* LOSS: errors [layers][steps] at sparsities steps[]; *result[l] one of them, least sum of errors
  * with a weighted mean of at least `sparsity`. */
 pare_status pare_budget_loss(const double *errors, const double *steps, int step_count,
@@ -99,6 +107,66 @@ pare_status pare_budget_loss(const double *errors, const double *steps, int step
 /* All methods, NULL after the last; the one of a name, or NULL. */
 const pare_prune_method *const *pare_prune_methods(void);
 const pare_prune_method *pare_prune_find(const char *name);
+
+/* ---- schedules: masks that change while a model trains --------------------------------------- */
+
+typedef enum pare_mask_schedule {
+    PARE_MASKS_GRADUAL, /* s_t = s_f + (s_i − s_f)(1 − t/n)³ from `begin` to `end`, every `each`
+                           steps (Zhu & Gupta 2017); what went may come back until it ends if
+                           `revive` (the dense weights are kept) */
+    PARE_MASKS_ITERATIVE, /* `rounds` equal shares of what is left, spread evenly over [begin, end]
+                           */
+    PARE_MASKS_REWIND,    /* lottery ticket (Frankle 2020): `rounds` times train to the end of a
+                             round, prune its share of what is left, set what stays back to the
+                             values of step `rewind` */
+    PARE_MASKS_RIGL, /* from a sparse start: every `each` steps the share fraction·(1 + cos πt/T)/2
+                        of the smallest weights goes, as many places with the largest gradient
+                        come, at 0 (Evci 2020) */
+    PARE_MASKS_SET,  /* likewise, places drawn at random (Mocanu 2018) */
+    PARE_MASKS_DENSE, /* sparse until `end`, then masks fall and all weights learn (SPDF) */
+} pare_mask_schedule;
+pare_status pare_mask_schedule_parse(const char *text, pare_mask_schedule *schedule);
+const char *pare_mask_schedule_name(pare_mask_schedule schedule);
+
+typedef struct pare_mask_options {
+    pare_mask_schedule schedule;
+    const pare_prune_method *method; /* magnitude, random, taylor (|w·g| of the step that prunes),
+                                        or "movement" (score_movement.c: Σ −w·g, Sanh 2020) */
+    pare_pattern pattern;            /* UNSTRUCTURED, NM, BLOCK */
+    bool global;                     /* one threshold over all chosen layers, else one a layer; of
+                                        RIGL and SET: how the start is drawn */
+    bool erk;              /* densities by Erdős–Rényi-kernel (Evci 2020) instead of the same */
+    double initial, final; /* sparsities */
+    double begin, end;     /* shares of all steps; end 0: 0.75 (REWIND: the whole) */
+    int64_t each;          /* steps between changes; 0: 1/100 of the steps, at least 1 */
+    int64_t rounds;        /* 0: 5 */
+    int64_t rewind;        /* step; 0: the start */
+    double fraction;       /* 0: 0.3 */
+    bool revive;
+    uint64_t seed;
+    const uint8_t *chosen; /* [parameters]; NULL: every LINEAR and CONV. Frozen ones, and those
+                              whose inputs are no multiple of N:M's M, are left out */
+} pare_mask_options;
+
+/* magnitude, random, taylor or movement by its name; NULL: schedules know no such method. The other
+ * one is PARE_ERR_ARGUMENT then, with the nearest name. */
+const pare_prune_method *pare_masks_method(const char *name);
+pare_status pare_masks_method_parse(const char *text, const pare_prune_method **method);
+
+typedef struct pare_masks pare_masks;
+/* Before prepare; checks that pattern and layers fit. */
+pare_status pare_masks_create(const pare_mask_options *options, pare_model *model,
+                              pare_masks **masks);
+void pare_masks_free(pare_masks **masks);
+int64_t pare_masks_bytes(const pare_masks *masks); /* of the backend, masks themselves apart */
+/* be NULL: the part as checks and predictions need it, without memory; at any time after create.
+ * After prepare and load (a mask that is there is where it begins): what joins the training. It
+ * asks for a curve that restarts after each round of REWIND (pare_masks_restart tells one of so
+ * many steps). */
+pare_status pare_masks_part(pare_masks *masks, pare_backend *be, pare_train_part **part);
+void pare_masks_restart(const pare_masks *masks, pare_curve *curve);
+/* The sparsity meant at a step. */
+double pare_masks_sparsity(const pare_mask_options *options, int64_t step, int64_t steps);
 
 /* ---- shrink ----------------------------------------------------------------------------------
  */

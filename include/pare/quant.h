@@ -3,6 +3,7 @@
 #define PARE_QUANT_H
 
 #include "pare/calib.h"
+#include "pare/train.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -86,9 +87,47 @@ typedef struct pare_quant_method {
 pare_status pare_quant_round(pare_backend *be, pare_layer *layer, pare_scale_search search);
 
 /* Bytes of the backend's memory that scale_site and solve take at most and give back, for layers
- * like this one (shapes and scheme alone are read; permuted, m: as in pare_sweep_bytes). */
+ * like this one (shapes, scheme and the kinds of its statistics alone are read; permuted, m: as in
+ * pare_sweep_bytes). */
 int64_t pare_quant_bytes(const pare_quant_method *method, const pare_layer *layer, bool permuted,
                          int m);
+
+/* ---- quantisers that training looks through ---------------------------------------------------
+ */
+
+/* Quantisation-aware training: the model multiplies by rounded weights (and rounded activations),
+ * the weights behind them learn through the straight-through estimator, and so do the steps (LSQ,
+ * Esser 2020) unless `fixed`. What is exported are the integers that the last forward used. */
+typedef struct pare_qat_options {
+    pare_scheme scheme;    /* symmetric integers: tensor, channel, group or block; a8d or a8s too */
+    bool fixed;            /* steps follow the largest weight instead of learning */
+    bool first_last;       /* the first and the last product stay at 8 bits at least */
+    const uint8_t *chosen; /* [parameters]; NULL: every LINEAR and CONV. One that is frozen is
+                              rounded as it is. During create alone, */
+    const pare_store *store; /* as this one: the checkpoint whose dtypes steps are written in, and
+                                rounded to; NULL: F32 */
+} pare_qat_options;
+
+typedef struct pare_qat pare_qat;
+/* Before prepare, and after parameters were frozen; a scheme that does not fit a layer falls back
+ * as RTN does: note says how, NULL if it does not. */
+pare_status pare_qat_create(const pare_qat_options *options, pare_model *model, pare_qat **qat);
+void pare_qat_free(pare_qat **qat);
+int64_t pare_qat_bytes(const pare_qat *qat);
+const char *pare_qat_note(const pare_qat *qat, int64_t param);
+/* After prepare and load, before the part, with a8s: finds the scales of inputs that the checkpoint
+ * does not know, from the first 256 samples run without rounding in batches of so many (those of
+ * padding count too). They stay as they are in training. Else it does nothing. */
+pare_status pare_qat_calibrate(pare_qat *qat, pare_backend *be, const pare_dataset *dataset,
+                               int64_t batch);
+/* be NULL: the part as checks and predictions need it, with shapes but no memory; at any time after
+ * create. After prepare and load; steps begin as 2·mean|w|/√(2^(b−1) − 1) (LSQ), or as those of RTN
+ * where these are smaller. */
+pare_status pare_qat_part(pare_qat *qat, pare_backend *be, pare_train_part **part);
+/* Of a parameter as the model multiplies by it now: scheme, codes [count] of its value's order, and
+ * steps, to host memory; false: it is not quantised. */
+bool pare_qat_layer(const pare_qat *qat, int64_t param, pare_scheme *scheme, int64_t *steps);
+pare_status pare_qat_codes(const pare_qat *qat, int64_t param, int8_t *codes, float *steps);
 
 /* All methods, NULL after the last; the one of a name, or NULL. */
 const pare_quant_method *const *pare_quant_methods(void);

@@ -3,9 +3,7 @@
 #define PARE_RECIPE_H
 
 #include "pare/data.h"
-#include "pare/prune.h"
-#include "pare/quant.h"
-#include "pare/train.h"
+#include "pare/train_job.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -13,22 +11,14 @@ extern "C" {
 
 typedef enum pare_scope { PARE_SCOPE_GLOBAL, PARE_SCOPE_LAYER } pare_scope;
 
-/* Globs over tensor names; a tensor is chosen if it matches an include (even one that its role
- * would leave alone) or, with no include, if its role is LINEAR or CONV; and matches no exclude. */
-typedef struct pare_choice {
-    char **include; /* [includes] */
-    size_t includes;
-    char **exclude; /* [excludes] */
-    size_t excludes;
-} pare_choice;
-
 typedef struct pare_prune_step {
     const pare_prune_method *method;
     pare_pattern pattern;
     double sparsity; /* 0..1, of UNSTRUCTURED and BLOCK; N:M has its own (0 here) */
     pare_scope
         scope; /* UNSTRUCTURED and BLOCK: one threshold over all chosen tensors, or one a tensor */
-    pare_budget budget; /* of methods with data: OWL and LOSS; GLOBAL and UNIFORM are `scope` */
+    pare_budget budget; /* of methods that look at layers' inputs, which have `scope` LAYER; of
+                           others UNIFORM: `scope` says it */
     int64_t multiple;   /* shrinking patterns: what is left is rounded to a multiple of it; 0: 1 */
     double damping;     /* of sparsegpt: share of the mean diagonal; 0: 0.01. In one sweep with a
                            quantiser both have the same */
@@ -78,7 +68,11 @@ typedef struct pare_calibration {
 /* Steps in the order of the recipe. A run goes from checkpoint to checkpoint: neighbouring steps
  * that need no data are one pass over the tensors, a step with data is a walk over the blocks, a
  * shrinking one makes a smaller model; what comes between lies in "<output>.steps". */
-typedef enum pare_step_kind { PARE_STEP_COMPRESS, PARE_STEP_EVAL } pare_step_kind;
+typedef enum pare_step_kind {
+    PARE_STEP_COMPRESS,
+    PARE_STEP_EVAL,
+    PARE_STEP_TRAIN, /* train and distill */
+} pare_step_kind;
 typedef struct pare_eval_step {
     char *data; /* NULL: the recipe's data: eval */
     char *labels;
@@ -92,6 +86,7 @@ typedef struct pare_step {
     size_t quant, quants; /* and quants likewise */
     pare_calibration calibration;
     pare_eval_step eval;
+    pare_train_step *train; /* of TRAIN, else NULL */
 } pare_step;
 
 typedef struct pare_recipe {

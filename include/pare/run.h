@@ -55,14 +55,6 @@ pare_status pare_compare(const char *a, const char *b, double tolerance,
 
 /* ---- models that run ------------------------------------------------------------------------- */
 
-/* A checkpoint that runs, or an architecture from scratch. */
-typedef struct pare_model_choice {
-    const char *checkpoint; /* NULL: from scratch */
-    const char *arch;       /* of a plain state dict; NULL: the checkpoint's own config says it */
-    bool has_mean, has_std, has_scale; /* preprocessing instead of the architecture's */
-    float mean[4], std[4], scale;
-} pare_model_choice;
-
 typedef struct pare_eval_job {
     pare_model_choice model;
     pare_model_choice against; /* checkpoint NULL: none */
@@ -78,20 +70,6 @@ typedef struct pare_eval_job {
 /* Measures. With `plan` only says what it will need. */
 pare_status pare_eval(const pare_eval_job *job, bool plan, const pare_run_options *options,
                       pare_report **report);
-
-typedef struct pare_train_job {
-    pare_model_choice model;
-    pare_data_options data;
-    pare_data_options eval; /* path NULL: none; measured at the end */
-    /* What is negative (curve.rate, decay, clip) or PARE_OPTIMISER_DEFAULT is decided by the model:
-     * SGD, rate 0.1, decay 5e-4, no clipping for images; AdamW, 3e-4, 0.01, clipping at 1 for
-     * tokens. */
-    pare_train_options train;
-    double epochs;      /* instead of train.curve.steps, if that is 0 */
-    bool keep_masks;    /* zeros of pruned weights stay zero */
-    const char *output; /* as pare_recipe.output */
-    int64_t max_shard_size;
-} pare_train_job;
 
 /* Trains and writes the checkpoint. While it runs "<output>.train.h5" holds its state; the same
  * call continues one that was cut, and ends with the same bytes. */

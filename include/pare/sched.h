@@ -8,6 +8,8 @@
  *
  * A stage marked home (and what follows it) runs on the thread that called pare_sched_run, item
  * after item: the other workers carry items up to it, a few ahead, and hand them over.
+ *
+ * Second form: one thread beside the caller, which does what it is handed in order.
  */
 #ifndef PARE_SCHED_H
 #define PARE_SCHED_H
@@ -68,6 +70,33 @@ typedef struct pare_job {
  * is begun, or comes home).
  * PARE_ERR_MEMORY if one item alone exceeds a budget (how much it needs). */
 pare_status pare_sched_run(pare_sched *sched, const pare_job *job);
+
+/* ---- beside the caller ----------------------------------------------------------------------- */
+
+/* One thread that does what it is handed, piece after piece in that order, while the caller goes
+ * on: what is made is saved while the next is made. A piece lies in one of a few places, which the
+ * caller fills and hands over; so memory is bounded, and nothing is shared while it is worked on.
+ * After the first failure no piece is worked on any more. */
+typedef struct pare_aside pare_aside;
+
+typedef struct pare_aside_options {
+    const char *name, *stage;                  /* as the timeline shows it */
+    int places;                                /* how many pieces there are at a time, at least 1 */
+    pare_status (*run)(void *user, int place); /* on the thread; on the caller's if there is none */
+    void *user;
+} pare_aside_options;
+
+pare_status pare_aside_create(pare_sched *sched, const pare_aside_options *options,
+                              pare_aside **aside);
+/* The place for the next piece, 0 and up in turn: waits until it is free. Once something has failed
+ * it fails, with the sentence of that. */
+pare_status pare_aside_place(pare_aside *aside, int *place);
+/* Hands over what lies in the place that was given last. */
+void pare_aside_hand(pare_aside *aside);
+/* Waits until all that was handed over is done, or something has failed. */
+pare_status pare_aside_wait(pare_aside *aside);
+/* Waits likewise, and ends the thread. NULL is fine. */
+void pare_aside_free(pare_aside **aside);
 
 /* ---- journal --------------------------------------------------------------------------------- */
 

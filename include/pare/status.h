@@ -23,6 +23,7 @@ typedef enum pare_status {
     PARE_ERR_MEMORY,      /* the memory budget, or the machine's memory, cannot hold the work */
     PARE_ERR_DEVICE,      /* the device failed or is missing */
     PARE_ERR_NUMERIC,     /* a loss became NaN or Inf, a matrix singular */
+    PARE_ERR_RANK,        /* another rank failed, died or does something else */
     PARE_ERR_INTERRUPTED, /* stopped on request; the same call continues */
     PARE_ERR_INTERNAL,    /* our own bug: report it */
 } pare_status;

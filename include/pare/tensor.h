@@ -21,6 +21,8 @@ typedef struct pare_tensor {
 /* A view of n elements, and of a matrix [rows, cols]. */
 pare_tensor pare_vector(void *data, pare_dtype dtype, int64_t n);
 pare_tensor pare_matrix(void *data, pare_dtype dtype, int64_t rows, int64_t cols);
+/* Rows [first, first + count) of t seen as [all but the last axis, last axis]. */
+pare_tensor pare_rows_of(pare_tensor t, int64_t first, int64_t count);
 
 /* Elements of a shape into *count, and bytes (rounded up) into *bytes; either may be NULL.
  * PARE_ERR_DAMAGED if a dimension is negative, the rank is over PARE_MAX_RANK, or a product does

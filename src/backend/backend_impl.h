@@ -27,6 +27,10 @@ typedef struct pare__memory {
     pare_status (*upload)(pare_backend *be, void *to, const void *from, size_t bytes);
     pare_status (*download)(pare_backend *be, void *to, const void *from, size_t bytes);
     pare_status (*copy)(pare_backend *be, void *to, const void *from, size_t bytes);
+    pare_status (*send)(pare_backend *be, const void *from, pare_backend *other, void *to,
+                        size_t bytes);
+    /* NULL: it has done what it was asked when it returns */
+    pare_status (*after)(pare_backend *be, pare_backend *other);
     pare_status (*clear)(pare_backend *be, void *memory, size_t bytes);
     pare_status (*sync)(pare_backend *be);
 } pare__memory;

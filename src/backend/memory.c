@@ -101,6 +101,27 @@ pare_status pare_backend_copy(pare_backend *be, void *to, const void *from, int6
     return PARE_OK;
 }
 
+pare_status pare_backend_send(pare_backend *be, const void *from, pare_backend *other, void *to,
+                              int64_t bytes)
+{
+    PARE_REQUIRE(be->memory == other->memory, PARE_ERR_ARGUMENT,
+                 "%s sends nothing to %s: their memory is not of one kind", be->name, other->name);
+    if (be->memory && bytes > 0)
+        PARE_TRY(be->memory->send(be, from, other, to, (size_t)bytes));
+    else
+        copy_on_host(to, from, bytes);
+    return PARE_OK;
+}
+
+pare_status pare_backend_after(pare_backend *be, pare_backend *other)
+{
+    PARE_REQUIRE(be && other && be->memory == other->memory, PARE_ERR_ARGUMENT,
+                 "two backends that wait for each other must be of one kind");
+    if (be->memory && be->memory->after && be != other)
+        PARE_TRY(be->memory->after(be, other));
+    return PARE_OK;
+}
+
 pare_status pare_backend_clear(pare_backend *be, void *memory, int64_t bytes)
 {
     if (be->memory && bytes > 0)

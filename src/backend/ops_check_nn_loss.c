@@ -62,13 +62,15 @@ pare_status pare__check_cross_entropy(const pare_cross_entropy_args *args)
 pare_status pare__check_mse(const pare_mse_args *args)
 {
     const pare__arg *x = PARE__ARG(mse, x), *t = PARE__ARG(mse, t), *dx = PARE__ARG(mse, dx);
-    const pare__arg *loss = PARE__ARG(mse, loss);
+    const pare__arg *loss = PARE__ARG(mse, loss), *weight = PARE__ARG(mse, weight);
     PARE_TRY(pare__arg_sound(x, 2, PARE__ACTS));
     PARE_TRY(pare__arg_sound(t, 2, PARE__ACTS));
     PARE_TRY(pare__arg_matrix(t, args->t.dtype, args->x.shape[0], args->x.shape[1]));
     PARE_TRY(pare__arg_vector(loss, PARE_F32, args->x.shape[0]));
+    if (args->weight.data)
+        PARE_TRY(pare__arg_vector(weight, PARE_F32, args->x.shape[0]));
     PARE_TRY(check_gradient(dx, x));
-    CHECK_APART(2, loss, dx, t);
+    CHECK_APART(2, loss, dx, t, weight);
     CHECK_APART(1, loss, x);
     return PARE_OK;
 }
@@ -77,19 +79,24 @@ pare_status pare__check_kl(const pare_kl_args *args)
 {
     const pare__arg *teacher = PARE__ARG(kl, teacher), *x = PARE__ARG(kl, x);
     const pare__arg *kl = PARE__ARG(kl, kl), *same = PARE__ARG(kl, same);
-    const pare__arg *dx = PARE__ARG(kl, dx);
+    const pare__arg *dx = PARE__ARG(kl, dx), *labels = PARE__ARG(kl, labels);
     PARE_TRY(pare__arg_sound(x, 2, PARE__ACTS));
     PARE_TRY(pare__arg_sound(teacher, 2, PARE__ACTS));
     PARE_TRY(pare__arg_matrix(teacher, args->teacher.dtype, args->x.shape[0], args->x.shape[1]));
     PARE_TRY(pare__arg_vector(kl, PARE_F32, args->x.shape[0]));
     if (args->same.data)
         PARE_TRY(pare__arg_vector(same, PARE_U8, args->x.shape[0]));
+    if (args->labels.data)
+        PARE_TRY(pare__arg_vector(labels, PARE_I32, args->x.shape[0]));
     PARE_TRY(check_gradient(dx, x));
     PARE_REQUIRE(args->temperature >= 0 && isfinite(args->temperature) &&
                      (args->temperature == 0 || isfinite(1.0f / args->temperature)),
                  PARE_ERR_ARGUMENT, "kl: temperature is %g; it must be above 0, or 0 for 1",
                  (double)args->temperature);
-    CHECK_APART(3, kl, same, dx, teacher);
+    PARE_REQUIRE((unsigned)args->divergence <= PARE_DIVERGENCE_JS, PARE_ERR_ARGUMENT,
+                 "kl: divergence is %d; it must be one of the three of pare_divergence",
+                 (int)args->divergence);
+    CHECK_APART(3, kl, same, dx, teacher, labels);
     CHECK_APART(2, kl, same, x);
     return PARE_OK;
 }

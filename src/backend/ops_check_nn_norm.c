@@ -83,9 +83,11 @@ pare_status pare__check_batch_norm(const pare_batch_norm_args *args)
     PARE_TRY(check_vectors(LIST(gamma, beta, mean, var), 4, C, false));
     PARE_TRY(check_eps("batch_norm", args->eps));
     PARE_TRY(check_apart(LIST(y, z, gamma, beta, mean, var), 1, 6));
-    if (!args->training)
-        return pare__arg_apart_or_same(y, x);
-    PARE_TRY(check_vectors(LIST(saved_mean, saved_scale), 2, C, false));
+    PARE_TRY(check_vectors(LIST(saved_mean, saved_scale), 2, C, !args->training));
+    if (!args->training) {
+        PARE_TRY(pare__arg_apart_or_same(y, x));
+        return check_apart(LIST(saved_mean, saved_scale, y, mean, var, gamma, beta, x, z), 2, 9);
+    }
     PARE_REQUIRE(args->momentum >= 0 && args->momentum <= 1, PARE_ERR_ARGUMENT,
                  "batch_norm: momentum is %g; it must be from 0 to 1", (double)args->momentum);
     return check_apart(LIST(y, mean, var, saved_mean, saved_scale, gamma, beta, x, z), 5, 9);

@@ -43,3 +43,9 @@ int64_t pare_memory_peak(void)
     (void)pare_memory_now();
     return atomic_load(&peak);
 }
+
+void pare_memory_restart(void)
+{
+    atomic_store(&peak, 0);
+    (void)pare_memory_now();
+}

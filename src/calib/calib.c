@@ -10,6 +10,8 @@
 #include "base/check.h"
 
 #include <math.h>
+#include <stddef.h>
+#include <string.h>
 
 #define BINS PARE_HISTOGRAM_BINS
 #define MIRROR_ROWS 256 /* of the Gram matrix, that are mirrored at a time */
@@ -251,6 +253,112 @@ pare_status pare_site_stats_finish(pare_backend *be, pare_site_stats *stats)
         PARE_TRY(mirror_gram(be, stats));
     stats->finished = true;
     return PARE_OK;
+}
+
+/* ---- ranks ----------------------------------------------------------------------------------- */
+
+/* What a rank has counted one by one. */
+typedef struct counts {
+    int64_t rows, uncounted;
+    double width;
+    int64_t bins[BINS]; /* of a histogram; else not sent */
+} counts;
+
+static size_t counts_bytes(unsigned kinds)
+{
+    return kinds & PARE_STAT_HISTOGRAM ? sizeof(counts) : offsetof(counts, bins);
+}
+
+int64_t pare_site_stats_join_bytes(unsigned kinds, int64_t cols, int ranks)
+{
+    int64_t columns = kinds & PARE_STAT_COLUMNS ? cols * 4 : 0;
+    int64_t counted = (int64_t)counts_bytes(complete(kinds));
+    return (ranks + 1) * (columns > counted ? columns : counted);
+}
+
+/* The bins of all ranks, as wide as the widest. */
+static void add_counts(pare_site_stats *stats, int64_t *bins, char *all, size_t each, int ranks)
+{
+    double width = 0;
+    counts *c;
+    for (int r = 0; r < ranks; r++) {
+        c = (counts *)(void *)(all + (size_t)r * each);
+        width = c->width > width ? c->width : width;
+    }
+    stats->rows = stats->uncounted = 0;
+    stats->width = (float)width;
+    for (int r = 0; r < ranks; r++) {
+        c = (counts *)(void *)(all + (size_t)r * each);
+        stats->rows += c->rows;
+        stats->uncounted += c->uncounted;
+        if (!(c->width > 0))
+            continue;
+        merge(c->bins, c->width, width);
+        for (int b = 0; b < BINS; b++)
+            bins[b] += c->bins[b];
+    }
+}
+
+static pare_status join_counts(pare_backend *be, pare_site_stats *stats, pare_comm *comm)
+{
+    pare_status status = PARE_OK;
+    int ranks = pare_comm_facts_of(comm)->size;
+    size_t each = counts_bytes(stats->kinds);
+    bool histogram = stats->kinds & PARE_STAT_HISTOGRAM;
+    int64_t *bins = ((host_scratch *)stats->host)->bins;
+    char *all = NULL;
+    PARE_TRY(pare__calloc((size_t)ranks + 1, each, &all));
+    counts *mine = (counts *)(void *)(all + (size_t)ranks * each);
+    mine->rows = stats->rows;
+    mine->uncounted = stats->uncounted;
+    mine->width = (double)stats->width;
+    if (histogram)
+        PARE_TRY_DONE(pare_backend_download(be, mine->bins, stats->bins.data, BINS * 8));
+    PARE_TRY_DONE(pare_comm_gather(comm, mine, (int64_t)each, all));
+    memset(bins, 0, BINS * sizeof *bins);
+    add_counts(stats, bins, all, each, ranks);
+    if (histogram)
+        PARE_TRY_DONE(pare_backend_upload(be, stats->bins.data, bins, BINS * 8));
+done:
+    free(all);
+    return status;
+}
+
+/* The largest |x| of all ranks; NaN stays. */
+static pare_status join_absmax(pare_backend *be, const pare_site_stats *stats, pare_comm *comm)
+{
+    pare_status status = PARE_OK;
+    int ranks = pare_comm_facts_of(comm)->size;
+    int64_t K = stats->cols;
+    float *all = NULL;
+    PARE_TRY(pare__calloc((size_t)(ranks + 1) * (size_t)K, sizeof *all, &all));
+    float *mine = all + ranks * K;
+    PARE_TRY_DONE(pare_backend_download(be, mine, stats->absmax.data, K * 4));
+    PARE_TRY_DONE(pare_comm_gather(comm, mine, K * 4, all));
+    for (int r = 0; r < ranks; r++)
+        for (int64_t c = 0; c < K; c++)
+            if (!isnan(mine[c]) && !(all[r * K + c] <= mine[c]))
+                mine[c] = all[r * K + c];
+    PARE_TRY_DONE(pare_backend_upload(be, stats->absmax.data, mine, K * 4));
+done:
+    free(all);
+    return status;
+}
+
+pare_status pare_site_stats_join(pare_backend *be, pare_site_stats *stats, pare_comm *comm)
+{
+    int64_t K = stats->cols;
+    PARE_REQUIRE(comm && !stats->finished, PARE_ERR_ARGUMENT,
+                 "statistics of several ranks are joined by a communicator, before they are "
+                 "finished");
+    if (stats->kinds & PARE_STAT_COLUMNS) {
+        PARE_TRY(pare_comm_sum(comm, stats->sum.data, K, PARE_F64));
+        PARE_TRY(pare_comm_sum(comm, stats->squares.data, K, PARE_F64));
+        PARE_TRY(join_absmax(be, stats, comm));
+    }
+    if (stats->kinds & PARE_STAT_GRAM)
+        PARE_TRY(pare_comm_sum(comm, stats->gram.data, K * K, PARE_F32));
+    return join_counts(be, stats, comm);
 }
 
 /* ---- dividing -------------------------------------------------------------------------------- */

@@ -10,6 +10,7 @@
  * at T = 2048, D = 64.
  */
 #include "cpu_attention.h"
+#include "cpu_nn.h"
 
 #include <omp.h>
 

@@ -9,6 +9,7 @@
  * GFLOP/s with AVX-512), November 2026: 170 GFLOP/s at T = 128, D = 32, 200 at T = 2048, D = 64.
  */
 #include "cpu_attention.h"
+#include "cpu_nn.h"
 
 #include <omp.h>
 

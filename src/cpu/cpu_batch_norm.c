@@ -6,6 +6,7 @@
  * f32 and offset makes up for what that lost.
  */
 #include "cpu_columns.h"
+#include "cpu_nn.h"
 
 #define SHIFT_ROWS 8
 #define AT_ONCE 4 /* periods */
@@ -46,6 +47,10 @@ static void find_shift(const norm *s, int64_t first, int64_t rows, float *shift)
                 shift[c] += cpu_get(x->data, PARE_BF16, r * C + c);
     for (int64_t c = 0; c < C; c++)
         shift[c] /= (float)of;
+    /* Differences of BF16 from a number of more digits would all be rounded the same way, and so
+     * would the sums of them. */
+    for (int64_t c = 0; c < C && x->dtype == PARE_BF16; c++)
+        shift[c] = pare__bf16_to_f32(pare__f32_to_bf16(shift[c]));
     cpu_repeat(shift, C, s->w.period);
 }
 
@@ -105,16 +110,21 @@ static float moved(float running, double now, float momentum)
     return (float)((1.0 - (double)momentum) * (double)running + (double)momentum * now);
 }
 
-/* Saves the batch's statistics and moves the running ones. */
 static void save_statistics(const norm *s, const double *mean, const double *variance)
 {
+    float *saved_mean = s->a->saved_mean.data, *saved_scale = s->a->saved_scale.data;
+    for (int64_t c = 0; c < s->w.C && saved_mean; c++)
+        saved_mean[c] = (float)mean[c];
+    for (int64_t c = 0; c < s->w.C && saved_scale; c++)
+        saved_scale[c] = (float)(1.0 / sqrt(variance[c] + (double)s->a->eps));
+}
+
+static void move_running(const norm *s, const double *mean, const double *variance)
+{
     const pare_batch_norm_args *a = s->a;
-    float *saved_mean = a->saved_mean.data, *saved_scale = a->saved_scale.data;
     float *running_mean = a->running_mean.data, *running_var = a->running_var.data;
     double unbiased = s->w.R > 1 ? (double)s->w.R / (double)(s->w.R - 1) : 1.0;
     for (int64_t c = 0; c < s->w.C; c++) {
-        saved_mean[c] = (float)mean[c];
-        saved_scale[c] = (float)(1.0 / sqrt(variance[c] + (double)a->eps));
         running_mean[c] = moved(running_mean[c], mean[c], a->momentum);
         running_var[c] = moved(running_var[c], variance[c] * unbiased, a->momentum);
     }
@@ -182,13 +192,14 @@ pare_status PARE_CPU(pare_cpu_batch_norm)(pare_backend *be, const pare_batch_nor
     if (args->training) {
         cpu_split(be, s.w.parts, 1, statistics_part, &s);
         join_blocks(&s.w, mean, variance);
-        save_statistics(&s, mean, variance);
+        move_running(&s, mean, variance);
     } else {
         for (int64_t c = 0; c < C; c++) {
             mean[c] = (double)((const float *)args->running_mean.data)[c];
             variance[c] = (double)((const float *)args->running_var.data)[c];
         }
     }
+    save_statistics(&s, mean, variance);
     find_coefficients(&s, mean, variance);
     cpu_split(be, R, s.w.rows, apply_part, &s);
     return PARE_OK;

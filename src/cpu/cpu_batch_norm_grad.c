@@ -4,9 +4,11 @@
  *   dbeta = Σ g, dgamma = Σ g·(x − mean)·scale, dx = gamma·scale·(g − dbeta/R − xhat·dgamma/R),
  *
  * g being dy where the ReLU let it through. If g itself is wanted (dz), the first pass writes it
- * and the second reads it instead of dy and y.
+ * and the second reads it instead of dy and y. Frozen, dx = gamma·scale·g waits for no sum: one
+ * pass does it all.
  */
 #include "cpu_columns.h"
+#include "cpu_nn.h"
 
 #define AT_ONCE 4 /* periods */
 
@@ -25,17 +27,40 @@ CPU_INLINE cpu_v masked(const norm_grad *s, pare_dtype dtype, bool relu, int64_t
     return cpu_pick(cpu_gt(y, cpu_splat(0.0f)), dy, cpu_splat(0.0f));
 }
 
+/* ---- before anything is summed --------------------------------------------------------------- */
+
+static double factor(const norm_grad *s, int64_t c)
+{
+    const float *gamma = s->a->gamma.data, *scale = s->a->saved_scale.data;
+    return (double)gamma[c] * (double)scale[c];
+}
+
+static void find_factors(norm_grad *s)
+{
+    float *mean = s->w.coefs, *of_g = mean + s->w.slot;
+    memcpy(mean, s->a->saved_mean.data, (size_t)s->w.C * sizeof *mean);
+    for (int64_t c = 0; c < s->w.C; c++)
+        of_g[c] = (float)factor(s, c);
+    cpu_repeat(mean, s->w.C, s->w.period);
+    cpu_repeat(of_g, s->w.C, s->w.period);
+    s->mean = mean;
+    s->of_g = of_g;
+}
+
 /* ---- sums ------------------------------------------------------------------------------------ */
 
 CPU_INLINE void sums_16(const norm_grad *s, pare_dtype dtype, bool relu, bool keep, float *sum,
                         float *dot, int times, int64_t i, int64_t j, int64_t n)
 {
     cpu_v mean = cpu_vload_n(s->mean, PARE_F32, j, n, 0);
+    cpu_v of_g = cpu_vload_n(s->of_g, PARE_F32, j, n, 0);
     cpu_v a = cpu_vload(sum, PARE_F32, j), b = cpu_vload(dot, PARE_F32, j);
     for (int t = 0; t < times; t++, i += s->w.period) {
         cpu_v g = masked(s, dtype, relu, i, n);
         if (keep)
             cpu_vstore_n(s->a->dz.data, dtype, i, n, g);
+        if (s->a->frozen)
+            cpu_vstore_n(s->a->dx.data, dtype, i, n, g * of_g);
         a += g;
         b += g * (cpu_vload_n(s->a->x.data, dtype, i, n, 0) - mean);
     }
@@ -105,19 +130,16 @@ static void write_parameters(const norm_grad *s)
 
 static void find_coefficients(norm_grad *s)
 {
-    const float *gamma = s->a->gamma.data, *scale = s->a->saved_scale.data;
+    const float *scale = s->a->saved_scale.data;
     const double *sum = s->w.totals, *dot = sum + s->w.C, R = (double)s->w.R;
-    float *of_g = s->w.coefs + s->w.slot, *of_x = of_g + s->w.slot, *offset = of_x + s->w.slot;
+    float *of_x = s->w.coefs + 2 * s->w.slot, *offset = of_x + s->w.slot;
     for (int64_t c = 0; c < s->w.C; c++) {
-        double f = (double)gamma[c] * (double)scale[c];
-        of_g[c] = (float)f;
+        double f = factor(s, c);
         of_x[c] = (float)(-f * (double)scale[c] * (double)scale[c] * dot[c] / R);
         offset[c] = (float)(-f * sum[c] / R);
     }
-    cpu_repeat(of_g, s->w.C, s->w.period);
     cpu_repeat(of_x, s->w.C, s->w.period);
     cpu_repeat(offset, s->w.C, s->w.period);
-    s->of_g = of_g;
     s->of_x = of_x;
     s->offset = offset;
 }
@@ -172,12 +194,12 @@ pare_status PARE_CPU(pare_cpu_batch_norm_grad)(pare_backend *be,
         return PARE_OK;
     }
     PARE_TRY(cpu_columns_make(be, R, C, &s.w));
-    memcpy(s.w.coefs, args->saved_mean.data, (size_t)C * sizeof(float));
-    cpu_repeat(s.w.coefs, C, s.w.period);
-    s.mean = s.w.coefs;
+    find_factors(&s);
     cpu_split(be, s.w.parts, 1, sums_part, &s);
     join_blocks(&s.w);
     write_parameters(&s);
+    if (args->frozen)
+        return PARE_OK;
     find_coefficients(&s);
     cpu_split(be, R, s.w.rows, dx_part, &s);
     return PARE_OK;

@@ -1,176 +1,327 @@
-/* cpu_kl.c - Kullback-Leibler divergence of a student from its teacher by row, and its gradient
- * (Hinton 2015).
+/* cpu_kl.c - divergences of a student from its teacher by row, and their gradients:
+ * Kullback-Leibler either way (Hinton 2015, Gu 2023), Jensen-Shannon.
  *
  * Both rows are read block by block, each block some times from the first cache: their largest,
- * then Σ e^t, Σ e^x and Σ e^t·(t − x) against the largest so far, the sums scaled down whenever one
- * grows. A second reading writes the gradient. Sums of a block are sixteen f32 lanes, those of a
- * row and its logarithms are f64. Bound by memory.
+ * then Σ e^a, Σ e^b and Σ e^a·(a − b) against the largest so far, the sums scaled down whenever one
+ * grows; a is the teacher's row, b the student's, the other way round for the reverse divergence.
+ * Jensen-Shannon takes the difference of two probabilities in their mean, d = (p − q)/(p + q),
+ * which wants both sums: a second reading adds up m·((1 + d)·log(1 + d) + (1 − d)·log(1 − d)), no
+ * term of which is negative. A last reading writes the gradient. Sums of a block are sixteen f32
+ * lanes, those of a row and its logarithms are f64. Bound by memory, Jensen-Shannon by its
+ * logarithms.
  */
 #include "cpu_loss.h"
+#include "cpu_math.h"
 #include "cpu_nn.h"
 
 /* A row of teacher or student as far as it was read. */
 typedef struct side {
+    const void *row;
+    pare_dtype dtype;
     loss_softmax s;
     float best;    /* the largest logit itself */
     int64_t place; /* its first */
 } side;
 
-static const side side_start = {{-FLT_MAX, 0}, -INFINITY, 0};
+static side side_of(const pare_tensor *x, int64_t i)
+{
+    return (side){.row = cpu_row_at(x->data, x->dtype, i * x->shape[1]),
+                  .dtype = x->dtype,
+                  .s = loss_nothing_read,
+                  .best = -INFINITY};
+}
 
 /* Takes a block's largest logit and its place; as loss_raise_top. */
-static double raise_side(side *r, const void *row, pare_dtype dtype, int64_t at, int64_t n,
-                         double inverse)
+static double raise_side(side *r, int64_t at, int64_t n, double inverse)
 {
-    float top = cpu_row_top(cpu_row_at(row, dtype, at), dtype, n);
+    float top = cpu_row_top(cpu_row_at(r->row, r->dtype, at), r->dtype, n);
     if (top > r->best) {
         r->best = top;
         r->place = at;
-        while (cpu_get(row, dtype, r->place) != top)
+        while (cpu_get(r->row, r->dtype, r->place) != top)
             r->place++;
     }
     return loss_raise_top(&r->s, top, inverse);
 }
 
-/* Sums over a block, t and x below their largest and divided by the temperature. */
+/* Calls f(a, dtype of a, b, dtype of b, …) with the dtypes as constants. */
+#define OF_DTYPES(f, a_, as_, b_, bs_, ...)                                                        \
+    ((as_) == PARE_F32   ? (bs_) == PARE_F32 ? f(a_, PARE_F32, b_, PARE_F32, __VA_ARGS__)          \
+                                             : f(a_, PARE_F32, b_, PARE_BF16, __VA_ARGS__)         \
+       : (bs_) == PARE_F32 ? f(a_, PARE_BF16, b_, PARE_F32, __VA_ARGS__)                           \
+                         : f(a_, PARE_BF16, b_, PARE_BF16, __VA_ARGS__))
+
+/* ---- the first reading ----------------------------------------------------------------------- */
+
+/* Sums over a block, a and b below their largest and divided by the temperature. */
 typedef struct kl_sums {
-    float p, q;  /* Σ e^t, Σ e^x */
-    float cross; /* Σ e^t·(t − x) */
+    float a, b;  /* Σ e^a, Σ e^b */
+    float cross; /* Σ e^a·(a − b) */
 } kl_sums;
 
 typedef struct kl_lanes {
-    cpu_acc p, q, cross;
+    cpu_acc a, b, cross;
 } kl_lanes;
 
-CPU_INLINE void add_kl(kl_lanes *sum, cpu_v t, cpu_v x)
+CPU_INLINE void add_kl(kl_lanes *sum, cpu_v a, cpu_v b)
 {
-    cpu_v e = cpu_vexp_below(t);
+    cpu_v e = cpu_vexp_below(a);
     cpu_vi none = cpu_eq(e, cpu_splat(0)); /* there p·log p is 0 */
-    cpu_acc_add(&sum->p, e);
-    cpu_acc_add(&sum->q, cpu_vexp_below(x));
-    cpu_acc_add(&sum->cross, cpu_pick(none, e, e * (t - x)));
+    cpu_acc_add(&sum->a, e);
+    cpu_acc_add(&sum->b, cpu_vexp_below(b));
+    cpu_acc_add(&sum->cross, cpu_pick(none, e, e * (a - b)));
 }
 
-CPU_INLINE kl_sums sum_kl_of(const void *t, pare_dtype t_dtype, float t_top, const void *x,
-                             pare_dtype x_dtype, float x_top, float inverse, int64_t n)
+CPU_INLINE kl_sums sum_kl_of(const void *a, pare_dtype a_dtype, const void *b, pare_dtype b_dtype,
+                             float a_top, float b_top, float inverse, int64_t n)
 {
     kl_lanes sum = {cpu_acc_of(0), cpu_acc_of(0), cpu_acc_of(0)};
     int64_t i = 0;
     for (; i + CPU_V <= n; i += CPU_V)
-        add_kl(&sum, (cpu_vload(t, t_dtype, i) - t_top) * inverse,
-               (cpu_vload(x, x_dtype, i) - x_top) * inverse);
+        add_kl(&sum, (cpu_vload(a, a_dtype, i) - a_top) * inverse,
+               (cpu_vload(b, b_dtype, i) - b_top) * inverse);
     if (i < n)
-        add_kl(&sum, (cpu_vload_n(t, t_dtype, i, n - i, -INFINITY) - t_top) * inverse,
-               (cpu_vload_n(x, x_dtype, i, n - i, -INFINITY) - x_top) * inverse);
-    return (kl_sums){cpu_vsum(cpu_acc_get(&sum.p)), cpu_vsum(cpu_acc_get(&sum.q)),
+        add_kl(&sum, (cpu_vload_n(a, a_dtype, i, n - i, -INFINITY) - a_top) * inverse,
+               (cpu_vload_n(b, b_dtype, i, n - i, -INFINITY) - b_top) * inverse);
+    return (kl_sums){cpu_vsum(cpu_acc_get(&sum.a)), cpu_vsum(cpu_acc_get(&sum.b)),
                      cpu_vsum(cpu_acc_get(&sum.cross))};
 }
 
-CPU_LOOP kl_sums sum_kl(const void *t, pare_dtype t_dtype, float t_top, const void *x,
-                        pare_dtype x_dtype, float x_top, float inverse, int64_t n)
+CPU_LOOP kl_sums sum_kl(const void *a, pare_dtype a_dtype, const void *b, pare_dtype b_dtype,
+                        float a_top, float b_top, float inverse, int64_t n)
 {
-    if (t_dtype == PARE_F32)
-        return x_dtype == PARE_F32 ? sum_kl_of(t, PARE_F32, t_top, x, PARE_F32, x_top, inverse, n)
-                                   : sum_kl_of(t, PARE_F32, t_top, x, PARE_BF16, x_top, inverse, n);
-    return x_dtype == PARE_F32 ? sum_kl_of(t, PARE_BF16, t_top, x, PARE_F32, x_top, inverse, n)
-                               : sum_kl_of(t, PARE_BF16, t_top, x, PARE_BF16, x_top, inverse, n);
+    return OF_DTYPES(sum_kl_of, a, a_dtype, b, b_dtype, a_top, b_top, inverse, n);
+}
+
+/* The softmax of both sides; returns the divergence of b's from a's. cross is Σ e^(a − top_a)·(a −
+ * b) of what was read. Within a block a − b is taken below the tops: what both rows have in common
+ * is not in it. */
+static double read_sides(side *a, side *b, int64_t V, double inverse)
+{
+    double cross = 0;
+    for (int64_t at = 0; at < V; at += LOSS_BLOCK) {
+        int64_t n = cpu_min(LOSS_BLOCK, V - at);
+        double shrink = raise_side(a, at, n, inverse);
+        raise_side(b, at, n, inverse);
+        kl_sums s =
+            sum_kl(cpu_row_at(a->row, a->dtype, at), a->dtype, cpu_row_at(b->row, b->dtype, at),
+                   b->dtype, (float)a->s.top, (float)b->s.top, (float)inverse, n);
+        a->s.exps += (double)s.a;
+        b->s.exps += (double)s.b;
+        cross = shrink > 0 ? cross * shrink : 0; /* 0·Inf would be NaN */
+        cross += (double)s.cross + (double)s.a * ((a->s.top - b->s.top) * inverse);
+    }
+    return cross / a->s.exps - (a->s.top - b->s.top) * inverse - (log(a->s.exps) - log(b->s.exps));
+}
+
+/* ---- probabilities --------------------------------------------------------------------------- */
+
+/* p = of_p·e^((t − t_top)·inverse), q likewise of x; log p − log q = ((t − t_top) − (x −
+ * x_top))·inverse − rest. */
+typedef struct kl_shares {
+    float t_top, x_top, of_p, of_q, inverse, rest;
+} kl_shares;
+
+static kl_shares shares_of(const side *t, const side *x, double inverse)
+{
+    return (kl_shares){.t_top = (float)t->s.top,
+                       .x_top = (float)x->s.top,
+                       .of_p = (float)(1 / t->s.exps),
+                       .of_q = (float)(1 / x->s.exps),
+                       .inverse = (float)inverse,
+                       .rest = (float)(log(t->s.exps) - log(x->s.exps))};
+}
+
+CPU_INLINE cpu_v share_p(const kl_shares *k, cpu_v t)
+{
+    return cpu_vexp_below((t - k->t_top) * k->inverse) * k->of_p;
+}
+
+CPU_INLINE cpu_v share_q(const kl_shares *k, cpu_v x)
+{
+    return cpu_vexp_below((x - k->x_top) * k->inverse) * k->of_q;
+}
+
+CPU_INLINE cpu_v log_ratio(const kl_shares *k, cpu_v t, cpu_v x)
+{
+    return ((t - k->t_top) - (x - k->x_top)) * k->inverse - k->rest;
+}
+
+/* ---- Jensen-Shannon -------------------------------------------------------------------------- */
+
+typedef struct js_sums {
+    float js; /* Σ (p + q)·((1 + d)·log(1 + d) + (1 − d)·log(1 − d)) */
+    float f;  /* Σ q·log(q/m) */
+} js_sums;
+
+typedef struct js_lanes {
+    cpu_acc js, f;
+} js_lanes;
+
+/* more = log p − log q. log(1 + |d|) is that of the larger of p/m and q/m, the other's is less by
+ * |more|. */
+CPU_INLINE void add_js(js_lanes *sum, cpu_v p, cpu_v q, cpu_v more)
+{
+    cpu_v s = p + q;
+    cpu_vi none = cpu_lt(s, cpu_splat(FLT_MIN)); /* next to nothing, and the ratio may be NaN */
+    cpu_v d = cpu_vabs(p - q) / cpu_pick(none, cpu_splat(1), s), d2 = d * d;
+    cpu_v larger = cpu_vlog1p(d), less = cpu_vmin(cpu_splat(FLT_MAX), cpu_vabs(more));
+    /* the even function of d as its series, whose terms do not cancel, or as it stands */
+    cpu_v g = d2 * (1.0f / 120) + 1.0f / 91;
+    g = g * d2 + 1.0f / 66;
+    g = g * d2 + 1.0f / 45;
+    g = g * d2 + 1.0f / 28;
+    g = g * d2 + 1.0f / 15;
+    g = g * d2 + 1.0f / 6;
+    g = (g * d2 + 1.0f) * d2;
+    g = cpu_pick(cpu_lt(d2, cpu_splat(0.14f)), g, larger * 2.0f - (1.0f - d) * less);
+    cpu_v f = cpu_pick(cpu_gt(more, cpu_splat(0)), larger - less, larger);
+    cpu_acc_add(&sum->js, cpu_pick(none, s, s * g));
+    cpu_acc_add(&sum->f, cpu_pick(none, s, q * f));
+}
+
+CPU_INLINE js_sums sum_js_of(const void *t, pare_dtype t_dtype, const void *x, pare_dtype x_dtype,
+                             const kl_shares *shares, int64_t n)
+{
+    const kl_shares k = *shares;
+    js_lanes sum = {cpu_acc_of(0), cpu_acc_of(0)};
+    int64_t i = 0;
+    for (; i + CPU_V <= n; i += CPU_V) {
+        cpu_v u = cpu_vload(t, t_dtype, i), v = cpu_vload(x, x_dtype, i);
+        add_js(&sum, share_p(&k, u), share_q(&k, v), log_ratio(&k, u, v));
+    }
+    if (i < n) {
+        cpu_v u = cpu_vload_n(t, t_dtype, i, n - i, -INFINITY);
+        cpu_v v = cpu_vload_n(x, x_dtype, i, n - i, -INFINITY);
+        add_js(&sum, share_p(&k, u), share_q(&k, v), log_ratio(&k, u, v));
+    }
+    return (js_sums){cpu_vsum(cpu_acc_get(&sum.js)), cpu_vsum(cpu_acc_get(&sum.f))};
+}
+
+CPU_LOOP js_sums sum_js(const void *t, pare_dtype t_dtype, const void *x, pare_dtype x_dtype,
+                        const kl_shares *shares, int64_t n)
+{
+    return OF_DTYPES(sum_js_of, t, t_dtype, x, x_dtype, shares, n);
+}
+
+/* The divergence; *f = Σ q·log(q/m). */
+static double read_js(const side *t, const side *x, const kl_shares *shares, int64_t V, double *f)
+{
+    double js = 0;
+    *f = 0;
+    for (int64_t at = 0; at < V; at += LOSS_BLOCK) {
+        js_sums s =
+            sum_js(cpu_row_at(t->row, t->dtype, at), t->dtype, cpu_row_at(x->row, x->dtype, at),
+                   x->dtype, shares, cpu_min(LOSS_BLOCK, V - at));
+        js += (double)s.js;
+        *f += (double)s.f;
+    }
+    return js / 4;
 }
 
 /* ---- gradient -------------------------------------------------------------------------------- */
 
-/* What a block of the gradient is made of: dx = of_q·e^((x − x_top)·inverse) − of_p·e^((t −
- * t_top)·inverse). */
+/* dx = q − p for the first kind, whose shares have the scale in them, else scale·q·(f − mean) with
+ * f = log q − log p, or log(q/m) with half the scale. */
 typedef struct kl_slope {
-    float x_top, t_top, of_q, of_p, inverse;
+    kl_shares shares;
+    float scale, mean;
 } kl_slope;
 
-CPU_INLINE void slope_step(const kl_slope *k, const void *t, pare_dtype t_dtype, const void *x,
-                           pare_dtype x_dtype, void *dx, int64_t i, int64_t n)
+CPU_INLINE cpu_v slope_of(pare_divergence kind, const kl_slope *k, cpu_v t, cpu_v x)
 {
-    cpu_v q = cpu_vexp_below((cpu_vload_n(x, x_dtype, i, n, 0) - k->x_top) * k->inverse);
-    cpu_v p = cpu_vexp_below((cpu_vload_n(t, t_dtype, i, n, 0) - k->t_top) * k->inverse);
-    cpu_vstore_n(dx, x_dtype, i, n, q * k->of_q - p * k->of_p);
+    cpu_v q = share_q(&k->shares, x);
+    if (kind == PARE_DIVERGENCE_FORWARD)
+        return q - share_p(&k->shares, t);
+    cpu_v more = log_ratio(&k->shares, t, x), f = -more;
+    if (kind == PARE_DIVERGENCE_JS) {
+        cpu_v less = cpu_vabs(more), larger = 0.693147181f - cpu_vlog1p(cpu_vexp_below(-less));
+        f = cpu_pick(cpu_gt(more, cpu_splat(0)), larger - less, larger);
+    }
+    cpu_vi none = cpu_eq(q, cpu_splat(0)); /* where q·log q is 0 */
+    return cpu_pick(none, q, q * (f - k->mean) * k->scale);
 }
 
-CPU_INLINE void slopes_of(const kl_slope *k, const void *t, pare_dtype t_dtype, const void *x,
-                          pare_dtype x_dtype, void *dx, int64_t n)
+CPU_INLINE void slopes_of(const void *t, pare_dtype t_dtype, const void *x, pare_dtype x_dtype,
+                          pare_divergence kind, const kl_slope *slope, void *dx, int64_t n)
 {
+    const kl_slope k = *slope; /* dx might be a part of it, for all the compiler knows */
     int64_t i = 0;
     for (; i + CPU_V <= n; i += CPU_V)
-        slope_step(k, t, t_dtype, x, x_dtype, dx, i, CPU_V);
+        cpu_vstore(dx, x_dtype, i,
+                   slope_of(kind, &k, cpu_vload(t, t_dtype, i), cpu_vload(x, x_dtype, i)));
     if (i < n)
-        slope_step(k, t, t_dtype, x, x_dtype, dx, i, n - i);
+        cpu_vstore_n(dx, x_dtype, i, n - i,
+                     slope_of(kind, &k, cpu_vload_n(t, t_dtype, i, n - i, 0),
+                              cpu_vload_n(x, x_dtype, i, n - i, 0)));
 }
 
-CPU_LOOP void slopes(const kl_slope *k, const void *t, pare_dtype t_dtype, const void *x,
-                     pare_dtype x_dtype, void *dx, int64_t n)
-{
-    if (t_dtype == PARE_F32 && x_dtype == PARE_F32)
-        slopes_of(k, t, PARE_F32, x, PARE_F32, dx, n);
-    else if (t_dtype == PARE_F32)
-        slopes_of(k, t, PARE_F32, x, PARE_BF16, dx, n);
-    else if (x_dtype == PARE_F32)
-        slopes_of(k, t, PARE_BF16, x, PARE_F32, dx, n);
-    else
-        slopes_of(k, t, PARE_BF16, x, PARE_BF16, dx, n);
-}
-
-static void gradient_row(const pare_kl_args *a, int64_t i, const loss_softmax *p,
-                         const loss_softmax *q, double inverse)
-{
-    int64_t V = a->x.shape[1];
-    pare_dtype t_dtype = a->teacher.dtype, x_dtype = a->x.dtype;
-    double scale = (double)a->grad_scale * inverse;
-    const kl_slope k = {(float)q->top, (float)p->top, (float)(scale / q->exps),
-                        (float)(scale / p->exps), (float)inverse};
-    slopes(&k, cpu_row_at(a->teacher.data, t_dtype, i * V), t_dtype,
-           cpu_row_at(a->x.data, x_dtype, i * V), x_dtype, cpu_row_at(a->dx.data, x_dtype, i * V),
-           V);
-}
+/* A loop for each kind. */
+#define SLOPES(name, kind)                                                                         \
+    CPU_LOOP void name(const void *t, pare_dtype t_dtype, const void *x, pare_dtype x_dtype,       \
+                       const kl_slope *k, void *dx, int64_t n)                                     \
+    {                                                                                              \
+        OF_DTYPES(slopes_of, t, t_dtype, x, x_dtype, kind, k, dx, n);                              \
+    }
+SLOPES(forward_slopes, PARE_DIVERGENCE_FORWARD)
+SLOPES(reverse_slopes, PARE_DIVERGENCE_REVERSE)
+SLOPES(js_slopes, PARE_DIVERGENCE_JS)
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
-static double inverse_of(const pare_kl_args *a)
+static void write_gradient(const pare_kl_args *a, int64_t i, const side *t, const side *x,
+                           const kl_slope *k)
 {
-    return a->temperature != 0 ? (double)(1.0f / a->temperature) : 1;
+    int64_t V = a->x.shape[1];
+    void *dx = cpu_row_at(a->dx.data, x->dtype, i * V);
+    if (a->divergence == PARE_DIVERGENCE_FORWARD)
+        forward_slopes(t->row, t->dtype, x->row, x->dtype, k, dx, V);
+    else if (a->divergence == PARE_DIVERGENCE_REVERSE)
+        reverse_slopes(t->row, t->dtype, x->row, x->dtype, k, dx, V);
+    else
+        js_slopes(t->row, t->dtype, x->row, x->dtype, k, dx, V);
 }
 
-/* cross is Σ e^(t − top_t)·(t − x) of what was read. Within a block t − x is taken below the tops:
- * what both rows have in common is not in it. */
 static void kl_row(const pare_kl_args *a, int64_t i)
 {
-    const double inverse = inverse_of(a);
+    const double inverse = loss_inverse(a->temperature);
     int64_t V = a->x.shape[1];
-    pare_dtype t_dtype = a->teacher.dtype, x_dtype = a->x.dtype;
-    const void *t = cpu_row_at(a->teacher.data, t_dtype, i * V);
-    const void *x = cpu_row_at(a->x.data, x_dtype, i * V);
-    side p = side_start, q = side_start;
-    double cross = 0;
-    for (int64_t at = 0; at < V; at += LOSS_BLOCK) {
-        int64_t n = cpu_min(LOSS_BLOCK, V - at);
-        double shrink = raise_side(&p, t, t_dtype, at, n, inverse);
-        raise_side(&q, x, x_dtype, at, n, inverse);
-        kl_sums s = sum_kl(cpu_row_at(t, t_dtype, at), t_dtype, (float)p.s.top,
-                           cpu_row_at(x, x_dtype, at), x_dtype, (float)q.s.top, (float)inverse, n);
-        p.s.exps += (double)s.p;
-        q.s.exps += (double)s.q;
-        cross = shrink > 0 ? cross * shrink : 0; /* 0·Inf would be NaN */
-        double gap = (p.s.top - q.s.top) * inverse;
-        cross += (double)s.cross + (double)s.p * gap;
-    }
-    double gap = (p.s.top - q.s.top) * inverse;
-    double kl = cross / p.s.exps - gap - (log(p.s.exps) - log(q.s.exps));
+    side t = side_of(&a->teacher, i), x = side_of(&a->x, i);
+    bool reverse = a->divergence == PARE_DIVERGENCE_REVERSE,
+         js = a->divergence == PARE_DIVERGENCE_JS;
+    double kl = read_sides(reverse ? &x : &t, reverse ? &t : &x, V, inverse), f = 0;
+    const kl_shares shares = shares_of(&t, &x, inverse);
+    if (js)
+        kl = read_js(&t, &x, &shares, V, &f);
     ((float *)a->kl.data)[i] = V == 0 || kl < 0 ? 0 : (float)kl; /* below 0 by rounding only */
     if (a->same.data)
-        ((uint8_t *)a->same.data)[i] = p.place == q.place;
-    if (a->dx.data)
-        gradient_row(a, i, &p.s, &q.s, inverse);
+        ((uint8_t *)a->same.data)[i] = t.place == x.place;
+    if (a->dx.data) {
+        double scale = (double)a->grad_scale * inverse;
+        kl_slope k = {shares, (float)(js ? scale / 2 : scale), (float)(js ? f : kl)};
+        if (a->divergence == PARE_DIVERGENCE_FORWARD) {
+            k.shares.of_p = (float)(scale / t.s.exps);
+            k.shares.of_q = (float)(scale / x.s.exps);
+        }
+        write_gradient(a, i, &t, &x, &k);
+    }
 }
 
 static void kl_part(const void *user, int64_t first, int64_t last)
 {
-    for (int64_t i = first; i < last; i++)
-        kl_row(user, i);
+    const pare_kl_args *a = user;
+    const int32_t *labels = a->labels.data;
+    for (int64_t i = first; i < last; i++) {
+        if (!labels || labels[i] != -1) {
+            kl_row(a, i);
+            continue;
+        }
+        ((float *)a->kl.data)[i] = 0;
+        if (a->same.data)
+            ((uint8_t *)a->same.data)[i] = 0;
+        if (a->dx.data)
+            loss_no_gradient(&a->dx, i);
+    }
 }
 
 pare_status PARE_CPU(pare_cpu_kl)(pare_backend *be, const pare_kl_args *args)

@@ -10,23 +10,6 @@
 
 /* ---- cross-entropy --------------------------------------------------------------------------- */
 
-CPU_INLINE float sum_exps_of(const void *x, pare_dtype dtype, int64_t n, float top)
-{
-    cpu_acc sum = cpu_acc_of(0);
-    int64_t i = 0;
-    for (; i + CPU_V <= n; i += CPU_V)
-        cpu_acc_add(&sum, cpu_vexp_below(cpu_vload(x, dtype, i) - top));
-    if (i < n)
-        cpu_acc_add(&sum, cpu_vexp_below(cpu_vload_n(x, dtype, i, n - i, -INFINITY) - top));
-    return cpu_vsum(cpu_acc_get(&sum));
-}
-
-/* Σ e^(x − top) */
-CPU_LOOP float sum_exps(const void *x, pare_dtype dtype, int64_t n, float top)
-{
-    return dtype == PARE_F32 ? sum_exps_of(x, PARE_F32, n, top) : sum_exps_of(x, PARE_BF16, n, top);
-}
-
 CPU_INLINE float sum_below_of(const void *x, pare_dtype dtype, int64_t n, float top)
 {
     cpu_acc sum = cpu_acc_of(0);
@@ -113,7 +96,7 @@ static reading read_row(const void *row, pare_dtype dtype, int64_t V, int64_t la
         int64_t n = cpu_min(LOSS_BLOCK, V - at);
         loss_raise_top(&r.s, cpu_row_top(x, dtype, n), 1);
         float top = (float)r.s.top;
-        r.s.exps += (double)sum_exps(x, dtype, n, top);
+        r.s.exps += (double)loss_sum_exps(x, dtype, n, top, 1);
         if (with_all)
             r.all += (double)sum_below(x, dtype, n, top) + (double)n * r.s.top;
         if (with_rank) { /* equals beat it in front of it only */
@@ -182,7 +165,6 @@ static void entropy_part(const void *user, int64_t first, int64_t last)
 {
     const pare_cross_entropy_args *a = user;
     int64_t V = a->x.shape[1];
-    pare_dtype dtype = a->x.dtype;
     for (int64_t i = first; i < last; i++) {
         if (((const int32_t *)a->labels.data)[i] >= 0) {
             entropy_row(a, i);
@@ -192,8 +174,7 @@ static void entropy_part(const void *user, int64_t first, int64_t last)
         if (a->rank.data)
             ((int32_t *)a->rank.data)[i] = (int32_t)V;
         if (a->dx.data)
-            memset(cpu_row_at(a->dx.data, dtype, i * V), 0,
-                   (size_t)(V * (dtype == PARE_F32 ? 4 : 2)));
+            loss_no_gradient(&a->dx, i);
     }
 }
 
@@ -249,19 +230,30 @@ CPU_LOOP float mse_block(const void *x, pare_dtype x_dtype, const void *t, pare_
                                : mse_block_of(x, PARE_BF16, t, PARE_BF16, dx, scale, n);
 }
 
+/* A row that counts; weight multiplies loss and gradient. */
+static float mse_row(const pare_mse_args *a, int64_t i, float weight)
+{
+    int64_t N = a->x.shape[1];
+    pare_dtype x_dtype = a->x.dtype, t_dtype = a->t.dtype;
+    float scale = 2 * a->grad_scale * weight;
+    double loss = 0;
+    for (int64_t j = i * N; j < (i + 1) * N; j += LOSS_BLOCK)
+        loss += (double)mse_block(cpu_row_at(a->x.data, x_dtype, j), x_dtype,
+                                  cpu_row_at(a->t.data, t_dtype, j), t_dtype,
+                                  a->dx.data ? cpu_row_at(a->dx.data, x_dtype, j) : NULL, scale,
+                                  cpu_min(LOSS_BLOCK, (i + 1) * N - j));
+    return (float)(loss * (double)weight);
+}
+
 static void mse_part(const void *user, int64_t first, int64_t last)
 {
     const pare_mse_args *a = user;
-    int64_t N = a->x.shape[1];
-    pare_dtype x_dtype = a->x.dtype, t_dtype = a->t.dtype;
+    const float *weight = a->weight.data;
     for (int64_t i = first; i < last; i++) {
-        double loss = 0;
-        for (int64_t j = i * N; j < (i + 1) * N; j += LOSS_BLOCK)
-            loss += (double)mse_block(cpu_row_at(a->x.data, x_dtype, j), x_dtype,
-                                      cpu_row_at(a->t.data, t_dtype, j), t_dtype,
-                                      a->dx.data ? cpu_row_at(a->dx.data, x_dtype, j) : NULL,
-                                      2 * a->grad_scale, cpu_min(LOSS_BLOCK, (i + 1) * N - j));
-        ((float *)a->loss.data)[i] = (float)loss;
+        float w = weight ? weight[i] : 1;
+        ((float *)a->loss.data)[i] = w != 0 ? mse_row(a, i, w) : 0;
+        if (w == 0 && a->dx.data)
+            loss_no_gradient(&a->dx, i);
     }
 }
 

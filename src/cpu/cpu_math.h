@@ -57,6 +57,20 @@ CPU_INLINE cpu_v cpu_vlog(cpu_v x)
     return cpu_pick(cpu_lt(x, cpu_splat(INFINITY)), p, x);
 }
 
+/* log(1 + x) of 0 ≤ x ≤ 1, to 2 ulp. */
+CPU_INLINE cpu_v cpu_vlog1p(cpu_v x)
+{
+    cpu_v p = x * -0.00324401772f + 0.0198514294f;
+    p = p * x - 0.0569594726f;
+    p = p * x + 0.106036484f;
+    p = p * x - 0.153055891f;
+    p = p * x + 0.196759373f;
+    p = p * x - 0.249541327f;
+    p = p * x + 0.333299637f;
+    p = p * x - 0.499999017f;
+    return p * x * x + x;
+}
+
 /* Φ(x), the normal distribution function, to 10^-7 (its lower tail to 10^-5 of itself down to x =
  * −6, and 0 from −13.25 on), and its density φ(x) = e^(−x²/2)/sqrt(2π): Φ(−t) = e^(−t²/2)·R(t), R a
  * polynomial in t/(1 + 0.24 t). */

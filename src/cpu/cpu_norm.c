@@ -5,6 +5,7 @@
  * of rows, whose size is a constant, and f64 sums over the blocks, in their order.
  */
 #include "cpu_columns.h"
+#include "cpu_nn.h"
 
 #include "cpu_row.h"
 

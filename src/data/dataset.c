@@ -174,6 +174,11 @@ const char *pare_dataset_path(const pare_dataset *d)
     return d->path;
 }
 
+bool pare_dataset_augments(const pare_dataset *d)
+{
+    return d->o.crop > 0 || d->o.flip || d->o.mixup > 0;
+}
+
 void pare_dataset_digest(const pare_dataset *d, uint64_t digest[2])
 {
     digest[0] = d->digest[0];

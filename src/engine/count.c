@@ -48,6 +48,7 @@ void pare__job_counted(pare__job *job)
 pare_status pare__job_count(pare__job *job)
 {
     PARE_TRY(pare__pass_run(job, &count_pass));
+    PARE_TRY(pare__ranks_counts(job));
     pare__job_counted(job);
     return PARE_OK;
 }

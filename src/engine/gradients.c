@@ -8,8 +8,9 @@
  * checkpoint stores these; chunks read their rows of it beside those of the weights. The file is
  * there whole or not at all, so a run that was cut takes it again.
  *
- * Batch norms use the statistics of their batch, as training does. Memory: the model, gradients of
- * the chosen weights, activations of a batch; all of it is given back before the pass begins.
+ * It is the model as it is used that is differentiated: batch norms have their running statistics,
+ * nothing is dropped. Memory: the model, gradients of the chosen weights, activations of a batch;
+ * all of it is given back before the pass begins.
  */
 #include "learn.h"
 
@@ -74,6 +75,7 @@ static pare_status open_data(pare__job *job, pare__gradients *g)
     g->shape = (pare_model_shape){.batch = batch < samples ? batch : samples,
                                   .length = pare_dataset_length(g->dataset),
                                   .training = true,
+                                  .frozen_norms = true,
                                   .compute = c->compute == PARE_BF16 ? PARE_BF16 : PARE_F32};
     return pare_eval_check(&(pare_eval_options){.model = model,
                                                 .dataset = g->dataset,
@@ -173,8 +175,8 @@ void pare__gradients_way(const pare__job *job, pare__text *text)
 static void measure(pare__gradients *g)
 {
     const pare_loss *loss = &pare_loss_cross_entropy;
-    g->scratch_bytes = loss->scratch(g->subject.model, &g->shape);
-    g->results_bytes = g->bench.device.cuda ? loss->results(g->subject.model, &g->shape) : 0;
+    g->scratch_bytes = loss->scratch(NULL, g->subject.model, &g->shape);
+    g->results_bytes = g->bench.device.cuda ? loss->results(NULL, g->subject.model, &g->shape) : 0;
 }
 
 static pare_status predict(pare__gradients *g, pare__need *need)

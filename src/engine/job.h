@@ -4,11 +4,12 @@
  * The way of the data: plan.c decides for every tensor; select.c and ranges.c read the source to
  * find thresholds, per-tensor scales and counts; run.c creates the output and sends every chunk
  * through chunk.c (read, prune, quantise, encode, write) on the scheduler, with resume.c keeping
- * the journal.
+ * the journal. Several processes share a walk and the writing of what it made (run_ranks.c).
  */
 #ifndef PARE_ENGINE_JOB_H
 #define PARE_ENGINE_JOB_H
 
+#include "pare/comm.h"
 #include "pare/model.h"
 #include "pare/run.h"
 #include "pare/sched.h"
@@ -68,6 +69,7 @@ typedef struct pare__task {
     float lo, hi;     /* its range so far */
     int64_t nonzeros; /* of the output's values, once counted or written */
     int64_t left;     /* chunks not yet written */
+    int rank;         /* of several processes the one that makes and writes it */
 } pare__task;
 
 /* Elements (or blocks) that share one threshold. */
@@ -105,6 +107,7 @@ typedef struct pare__gradients pare__gradients;
 typedef struct pare__job {
     const pare_recipe *recipe;
     const pare_run_options *options;
+    pare_comm *ranks; /* that do it together, NULL: this process alone */
     pare_store *store;
     pare__task *tasks; /* [count], in name order */
     int64_t count;
@@ -136,6 +139,8 @@ typedef struct pare__job {
     bool same_boot, layout_unsure;    /* while it is read: records of another boot are unsure */
     pare__chunk_record *unsure;
     size_t unsure_count, unsure_capacity;
+    pare__chunk_record *records; /* [chunk_count] of a rank that has no journal: what it wrote */
+    _Atomic int64_t record_count;
     _Atomic int64_t journaled; /* chunk records */
     int64_t chunks_done_before;
     bool selected, ranged, counted; /* passes whose results the journal gave back */
@@ -163,7 +168,7 @@ int pare__lane_count(const pare__device *device, int asked);
 
 /* Opens the model and decides everything that needs no values. */
 pare_status pare__job_open(const pare_recipe *recipe, const pare_run_options *options,
-                           pare__job **job);
+                           pare_comm *ranks, pare__job **job);
 void pare__job_free(pare__job **job);
 
 /* Sets (or, if strict, fails with) the reason why a step does something else here. */
@@ -330,6 +335,7 @@ pare_status pare__journal_fresh(pare__job *job); /* the part is made anew: chunk
 pare_status pare__journal_layout(pare__job *job);
 pare_status pare__journal_finished(pare__job *job); /* all but the rename is done */
 pare_status pare__journal_chunk(pare__job *job, const pare__lane *lane, int64_t chunk);
+pare_status pare__journal_take(pare__job *job, const pare__chunk_record *r); /* another rank's */
 pare_status pare__journal_sync(pare__job *job); /* data, then a note of it, then the journal */
 
 /* Path and state of the source's files, into a text. */
@@ -400,11 +406,55 @@ pare_status pare__check_folder(const char *output);
 pare_status pare__job_start(pare__job *job);
 
 /* One stage (steps.c) from recipe->model to recipe->output: what pare_plan and pare_run do with a
- * recipe whose steps need no checkpoint between them. */
+ * recipe whose steps need no checkpoint between them. By ranks together, if pare__shares; else
+ * ranks is NULL. All but the first give no report. */
 pare_status pare__stage_plan(const pare_recipe *recipe, const pare_run_options *options,
-                             pare_report **report);
+                             pare_comm *ranks, pare_report **report);
 pare_status pare__stage_run(const pare_recipe *recipe, const pare_run_options *options,
-                            pare_report **report);
+                            pare_comm *ranks, pare_report **report);
+
+/* ---- run_ranks.c ----------------------------------------------------------------------------- */
+
+/* All processes of the job; NULL if there are no others. */
+pare_status pare__ranks_open(pare_comm **ranks);
+/* Waits for all; or ends their work, if this one has failed. Gives status, or how they failed. */
+pare_status pare__ranks_close(pare_comm **ranks, pare_status status);
+
+static inline int pare__rank(const pare_comm *ranks)
+{
+    return ranks ? pare_comm_facts_of(ranks)->rank : 0;
+}
+
+static inline int pare__rank_count(const pare_comm *ranks)
+{
+    return ranks ? pare_comm_facts_of(ranks)->size : 1;
+}
+
+static inline bool pare__leads(const pare__job *job)
+{
+    return pare__rank(job->ranks) == 0;
+}
+
+static inline bool pare__owns(const pare__job *job, const pare__task *task)
+{
+    return task->rank == pare__rank(job->ranks);
+}
+
+/* Whether several processes can share the stage: it walks, and nothing has to be decided first. */
+bool pare__shares(const pare_recipe *recipe);
+
+/* All that follows does nothing if this process is alone. */
+pare_status pare__ranks_wait(const pare__job *job);
+/* Whether all have the same to do. */
+pare_status pare__ranks_agree(const pare__job *job);
+/* The first one's journal, to all: whether there is anything to do. */
+pare_status pare__ranks_begin(pare__job *job);
+/* The count pass's results of all. */
+pare_status pare__ranks_counts(pare__job *job);
+/* What passes have found out and what is written already, to all. */
+pare_status pare__ranks_tell(pare__job *job);
+/* What each has written, to the first one, which goes on alone. */
+pare_status pare__ranks_written(pare__job *job);
 
 /* ---- run_shrink.c ---------------------------------------------------------------------------- */
 

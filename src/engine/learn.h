@@ -9,6 +9,8 @@
 
 #include "job.h"
 
+#include "pare/quant.h"
+
 #include "base/json.h"
 #include "base/text.h"
 
@@ -47,6 +49,7 @@ int64_t pare__default_batch(int64_t asked, const pare_model *model, const pare_d
 
 typedef struct pare__need {
     pare_model_memory model, against;
+    bool apart;            /* the second model has a backend of its own on the device */
     pare_footprint beside; /* optimiser, batches, losses; of a device: the host's part alone */
     int64_t base; /* the process as it is now, data open, and what libraries take once they work */
     int64_t peak, budget;
@@ -97,6 +100,7 @@ typedef struct pare__model_write {
     const char *data;    /* digest of what it learned from, hex */
     const char *sources; /* pare__source_digests */
     int64_t max_shard_size;
+    const pare_qat *qat; /* parameters that it quantises are written as its integers; NULL */
     bool overwrite;
 } pare__model_write;
 

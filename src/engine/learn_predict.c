@@ -14,6 +14,8 @@
 #define LIBRARY_BYTES ((int64_t)512 << 10)
 /* The same on a device: workspaces of products and convolutions, kernels that are loaded. */
 #define DEVICE_LIBRARY_BYTES ((int64_t)192 << 20)
+/* Of a second backend: workspaces alone, what a backend has for small results. */
+#define SECOND_LIBRARY_BYTES ((int64_t)64 << 20)
 /* Host memory through which a device's values are read and written, a piece at a time. */
 #define STAGING_BYTES ((int64_t)8 << 20)
 /* Sides of matrices whose product keeps a CPU busy; and that are tried on a device, which has some
@@ -55,6 +57,7 @@ static void add_up(const pare__bench *bench, pare__need *need)
     if (bench->device.cuda) {
         need->device_peak =
             DEVICE_LIBRARY_BYTES + models + device_scratch + inputs + need->beside.backend;
+        need->device_peak += need->apart ? SECOND_LIBRARY_BYTES : 0;
         need->peak = need->base + inputs + need->beside.host + STAGING_BYTES;
     } else {
         need->peak = need->base + models + scratch + need->beside.backend + need->beside.host;

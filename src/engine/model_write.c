@@ -77,9 +77,16 @@ static pare_status add_param(output *o, const pare__subject *s, int64_t index)
     pare_model_stored_shape(s->model, index, &rank, shape);
     pare_entry *e = &o->entries[o->count];
     *e = dense(p->name, dtype_of(s, p->name), rank, shape);
-    if (p->mask && !p->transposed && pare__glob("*.h5", o->write->output)) {
+    int64_t steps;
+    if (o->write->qat && pare_qat_layer(o->write->qat, index, &e->scheme, &steps))
+        e->form = PARE_FORM_QUANT;
+    else if (p->mask && !p->transposed && pare__glob("*.h5", o->write->output)) {
         e->form = PARE_FORM_SPARSE; /* as prune writes it */
         PARE_TRY(count_kept(o, s->model, index, &e->nonzeros));
+        if (e->nonzeros == e->rows * e->cols) { /* a mask that fell */
+            e->form = PARE_FORM_DENSE;
+            e->nonzeros = 0;
+        }
     }
     o->origins[o->count++] = (origin){.param = index, .source = source};
     return PARE_OK;
@@ -249,11 +256,42 @@ static pare_status sparse_rows(const output *o, int64_t index, pare_rows *out, v
     return PARE_OK;
 }
 
+/* The integers that the last forward multiplied by, as they are. */
+static pare_status write_codes(output *o, int64_t index)
+{
+    const pare_entry *e = &o->entries[index];
+    const pare_model *model = o->write->subject->model;
+    pare_blocks blocks = pare_scheme_blocks(&e->scheme, e->rows, e->cols);
+    int64_t align = pare_entry_align(e), param = o->origins[index].param;
+    int64_t count = e->rows * e->cols, scales = blocks.down * blocks.across;
+    int64_t scratch = pare_writer_scratch(o->writer, index, align);
+    PARE_TRY(grow_room(o, padded(scratch) + padded(scales * 4) + padded(count)));
+    float *steps = (float *)(void *)(o->memory + padded(scratch));
+    int8_t *codes = (int8_t *)(o->memory + padded(scratch) + padded(scales * 4));
+    PARE_TRY(pare_qat_codes(o->write->qat, param, codes, steps));
+    for (int64_t first = 0, rows; first < e->rows; first += rows) {
+        pare_parts parts;
+        rows = e->rows - first < align ? e->rows - first : align;
+        pare_rows out = {.first = first,
+                         .count = rows,
+                         .codes = codes + first * e->cols,
+                         .scale = steps + first / blocks.block_rows * blocks.across,
+                         .act_scale =
+                             pare_model_param((pare_model *)(uintptr_t)model, param)->act_scale};
+        PARE_TRY(pare_writer_encode(o->writer, o->host, index, &out, o->memory, &parts));
+        PARE_TRY(pare_writer_write(o->writer, &parts));
+        pare_writer_add_sums(o->writer, index, &parts.sums);
+    }
+    return PARE_OK;
+}
+
 static pare_status write_entry(output *o, int64_t index)
 {
     const pare__model_write *w = o->write;
     const pare_entry *e = &o->entries[index];
     int64_t align = pare_entry_align(e), source = o->origins[index].source;
+    if (e->form == PARE_FORM_QUANT)
+        return write_codes(o, index);
     o->kept = 0;
     for (int64_t first = 0, rows; first < e->rows; first += rows) {
         void *part[PARTS];

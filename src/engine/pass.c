@@ -20,16 +20,20 @@ typedef struct pass_state {
     const pare__pass *pass;
 } pass_state;
 
+/* Of several processes each wants what it has made. */
 static bool wanted(const pass_state *s, int64_t chunk)
 {
-    return s->pass->wants(&s->job->tasks[s->job->chunks[chunk].task]);
+    const pare__task *task = &s->job->tasks[s->job->chunks[chunk].task];
+    return pare__owns(s->job, task) && s->pass->wants(task);
 }
 
 /* Whether a chunk must be read: for its own sake, or because its ties decide about later chunks. */
 static bool is_read(const pass_state *s, int64_t chunk)
 {
     const pare__chunk *c = &s->job->chunks[chunk];
-    return wanted(s, chunk) || (c->ties < 0 && pare__task_ordered(s->job, &s->job->tasks[c->task]));
+    const pare__task *task = &s->job->tasks[c->task];
+    return wanted(s, chunk) ||
+           (c->ties < 0 && pare__owns(s->job, task) && pare__task_ordered(s->job, task));
 }
 
 static pare_status read_stage(void *user, int worker, int64_t chunk)

@@ -456,7 +456,7 @@ static pare_status fill(pare__job *job)
 }
 
 pare_status pare__job_open(const pare_recipe *recipe, const pare_run_options *options,
-                           pare__job **out)
+                           pare_comm *ranks, pare__job **out)
 {
     pare_status status = PARE_OK;
     pare__job *job = NULL;
@@ -464,6 +464,7 @@ pare_status pare__job_open(const pare_recipe *recipe, const pare_run_options *op
     pthread_mutex_init(&job->lock, NULL);
     job->recipe = recipe;
     job->options = options;
+    job->ranks = ranks;
     PARE_TRY_DONE(fill(job));
     PARE_TRY_DONE(pare__job_budget(job));
     PARE_TRY_DONE(pare__gradients_predict(job));
@@ -496,6 +497,7 @@ void pare__job_free(pare__job **job)
     free(j->errors);
     free(j->sums);
     free(j->unsure);
+    free(j->records);
     free(j->entries);
     for (int64_t t = 0; j->tasks && t < j->count; t++) {
         free(j->tasks[t].fallback);

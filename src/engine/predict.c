@@ -22,7 +22,8 @@ static pare__bytes fixed_bytes(const pare__job *job, int threads)
 {
     int64_t groups = job->group_count < 32 ? job->group_count : 32;
     int64_t bins = groups ? PARE_SELECT_LOW_BINS * 8 : 0;
-    return (pare__bytes){.host = pare_memory_now() - job->context + FIXED_BYTES +
+    int64_t left = job->walker ? job->walker->left_bytes : 0;
+    return (pare__bytes){.host = pare_memory_now() - job->context + left + FIXED_BYTES +
                                  threads * THREAD_BYTES + job->count * ENTRY_BYTES +
                                  (groups + threads) * bins,
                          .device = threads * (PARE__LANE_ON_DEVICE + bins)};
@@ -109,7 +110,8 @@ pare_status pare__job_budget(pare__job *job)
     int64_t threads = pare__lane_count(&job->device, job->options->threads);
     largest_chunks(job, &largest, &kept);
     pare__bytes one = fixed_bytes(job, 1), two = fixed_bytes(job, 2);
-    pare__bytes need = {.host = one.host + greater(largest.host, walk.host),
+    int64_t now = pare_memory_now() - job->context;
+    pare__bytes need = {.host = greater(one.host + largest.host, now + walk.host),
                         .device = one.device + greater(largest.device, walk.device)};
     PARE_TRY(check_least(job, need, memory));
     /* Lanes beside the one that has the largest chunk. */
@@ -125,7 +127,7 @@ pare_status pare__job_budget(pare__job *job)
     share_out(job, memory.host, fixed.host, kept.host, largest.host, &job->budget.host,
               &job->peak.host);
     job->budget.host = greater(job->budget.host, samples);
-    job->peak.host = greater(job->peak.host, fixed.host + walk.host) + job->context;
+    job->peak.host = greater(job->peak.host, now + walk.host) + job->context;
     if (job->device.cuda)
         share_out(job, memory.device, fixed.device, kept.device, largest.device,
                   &job->budget.device, &job->peak.device);

@@ -28,6 +28,7 @@ void pare__step_free(pare_step *step)
     free(step->eval.data);
     free(step->eval.labels);
     free(step->eval.against);
+    pare_train_step_free(&step->train);
 }
 
 static void choice_free(pare_choice *choice)

@@ -86,9 +86,10 @@ static void check_prune(const pare_prune_step *p, const struct seat *seat)
     if (p->damping != 0 && !p->method->choose)
         say(seat, PARE__KEY_DAMPING, "damping: belongs to sparsegpt and gptq, not to %s",
             p->method->name);
-    if (p->budget != PARE_BUDGET_OWL && p->budget != PARE_BUDGET_LOSS)
+    bool walks = pare__prune_walks(p);
+    if (p->budget == PARE_BUDGET_UNIFORM || (p->budget == PARE_BUDGET_GLOBAL && !walks))
         return;
-    if (!pare__prune_walks(p))
+    if (!walks)
         say(seat, PARE__KEY_BUDGET,
             "budget: %s goes by layers' inputs, which %s does not see: use wanda or sparsegpt, or "
             "a budget of uniform or global",

@@ -150,6 +150,7 @@ static void read_sparsity(pare__reader *r, const pare__step_map *map, bool patte
     bool sound = node && pare__read_fraction(&r->problems, node, "sparsity", &step->sparsity);
     if (!pattern_known)
         return;
+    r->problems.together = true;
     if (nm && sound)
         pare__problem_add(&r->problems, node,
                           "sparsity: beside pattern %d:%d, which has its own (%g): leave it out",
@@ -161,6 +162,7 @@ static void read_sparsity(pare__reader *r, const pare__step_map *map, bool patte
         pare__problem_add(
             &r->problems, map->map,
             "prune: sparsity is missing, expected a number from 0 to 1 beside this pattern");
+    r->problems.together = false;
 }
 
 static void read_spread(pare__reader *r, const pare__step_map *map, pare_prune_step *step)
@@ -168,8 +170,15 @@ static void read_spread(pare__reader *r, const pare__step_map *map, pare_prune_s
     const pare__yaml *scope = map->value[PARE__KEY_SCOPE], *budget = map->value[PARE__KEY_BUDGET];
     const char *by_scope = scope ? pare__read_text(&r->problems, scope, "scope") : NULL;
     const char *by_budget = budget ? pare__read_text(&r->problems, budget, "budget") : NULL;
-    if (pare_spread_parse(by_scope, by_budget, step) != PARE_OK)
-        pare__problem_last(&r->problems, budget ? budget : scope);
+    pare_scope whole;
+    pare_budget spread;
+    bool words_known = (!by_scope || pare_scope_parse(by_scope, &whole) == PARE_OK) &&
+                       (!by_budget || pare_budget_parse(by_budget, &spread) == PARE_OK);
+    if (pare_spread_parse(by_scope, by_budget, step) == PARE_OK)
+        return;
+    r->problems.together = words_known;
+    pare__problem_last(&r->problems, budget ? budget : scope);
+    r->problems.together = false;
 }
 
 static void read_pattern(pare__reader *r, const pare__step_map *map, pare_prune_step *step)
@@ -381,7 +390,9 @@ static void end_step(pare__reader *r, size_t prunes, size_t quants, struct step_
                       .quants = r->recipe->quant_count - quants};
     pare__read_calibration(r, maps->whole, &step.calibration);
     share_damping(r->recipe, &step);
+    r->problems.together = true;
     pare__check_step(r->recipe, &step, &(pare__judge){complain, maps});
+    r->problems.together = false;
     if (!pare_step_needs_data(r->recipe, &step))
         pare__calibration_free(&step.calibration);
     pare__add_step(r, &step);

@@ -25,13 +25,15 @@ const char *pare__shortest(double value, char *text, size_t size);
 typedef struct pare__problem {
     int line, column;
     char *text;
+    bool together; /* each value is sound: they do not go together */
 } pare__problem;
 
 typedef struct pare__problems {
     const char *what; /* the file's name */
     pare__problem *list;
     size_t count, capacity;
-    bool failed; /* out of memory */
+    bool failed;   /* out of memory */
+    bool together; /* what is noted now is of this kind */
 } pare__problems;
 
 /* Notes a problem at a node's place. */
@@ -146,8 +148,12 @@ typedef struct pare__reader {
     size_t prune_capacity, quant_capacity, step_capacity;
     bool exported; /* an export step was seen */
     /* what all steps read; NULL: not given */
-    const char *calibration, *labels, *eval, *eval_labels;
+    const char *calibration, *labels, *train, *train_labels, *eval, *eval_labels;
 } pare__reader;
+
+/* A recipe from a tree, which stays; its problems are added to those given. *recipe NULL where
+ * there are any. PARE_ERR_MEMORY alone. */
+pare_status pare__recipe_of(const pare__yaml *root, pare__problems *problems, pare_recipe **recipe);
 
 /* Reads a map with those of the keys that are set in `keys` (1 << key); false if it is none. */
 bool pare__read_step_map(pare__reader *reader, const pare__yaml *node, const char *name,
@@ -163,6 +169,13 @@ void pare__read_compress_step(pare__reader *reader, const pare__yaml *node);
 void pare__read_calibration(pare__reader *reader, const pare__step_map *map,
                             pare_calibration *calibration);
 void pare__calibration_free(pare_calibration *calibration);
+/* A train or distill step. */
+void pare__read_train_step(pare__reader *reader, const pare__yaml *node, bool distill);
+/* What was said of one, in order: false behind the last. `path`: the text is a file's. */
+bool pare__train_said(const pare_train_step *step, size_t index, const char **key,
+                      const char **text, bool *path);
+/* PARE_ERR_ARGUMENT for a key that says something of another one, which is not there. */
+pare_status pare__train_needs(const pare_train_step *step);
 /* An eval step. */
 void pare__read_eval_step(pare__reader *reader, const pare__yaml *node);
 /* Adds a step to the recipe, which takes over what it holds. */

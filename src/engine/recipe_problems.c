@@ -17,7 +17,9 @@ void pare__problem_add(pare__problems *problems, const pare__yaml *node, const c
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    pare__problem problem = {.line = node ? node->line : 1, .column = node ? node->column : 1};
+    pare__problem problem = {.line = node ? node->line : 1,
+                             .column = node ? node->column : 1,
+                             .together = problems->together};
     if (pare__strdup(text, &problem.text) != PARE_OK ||
         pare__grow(&problems->list, &problems->capacity, problems->count + 1,
                    sizeof *problems->list) != PARE_OK) {

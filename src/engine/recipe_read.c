@@ -64,9 +64,10 @@ static void read_export(pare__reader *r, const pare__yaml *node)
 
 static void read_step(pare__reader *r, const pare__yaml *node)
 {
-    static const char *const kinds[] = {"prune", "quantize", "compress", "eval", "export", NULL};
-    enum { PRUNE, QUANTIZE, COMPRESS, EVAL, EXPORT };
-    static const char *const later[] = {"distill", "train", "sweep", "bench", "lora", NULL};
+    static const char *const kinds[] = {"prune",   "quantize", "compress", "train",
+                                        "distill", "eval",     "export",   NULL};
+    enum { PRUNE, QUANTIZE, COMPRESS, TRAIN, DISTILL, EVAL, EXPORT };
+    static const char *const later[] = {"sweep", "bench", NULL};
     pare__fields f;
     if (!pare__read_map(&r->problems, node, "step", kinds, later, &f))
         return;
@@ -89,6 +90,10 @@ static void read_step(pare__reader *r, const pare__yaml *node)
         pare__read_quantize_step(r, f.value[QUANTIZE]);
     if (f.value[COMPRESS])
         pare__read_compress_step(r, f.value[COMPRESS]);
+    if (f.value[TRAIN])
+        pare__read_train_step(r, f.value[TRAIN], false);
+    if (f.value[DISTILL])
+        pare__read_train_step(r, f.value[DISTILL], true);
     if (f.value[EVAL])
         pare__read_eval_step(r, f.value[EVAL]);
     if (f.value[EXPORT])
@@ -98,8 +103,10 @@ static void read_step(pare__reader *r, const pare__yaml *node)
 
 static void read_data(pare__reader *r, const pare__yaml *node)
 {
-    static const char *const keys[] = {"calibration", "labels", "eval", "eval_labels", NULL};
-    const char **texts[] = {&r->calibration, &r->labels, &r->eval, &r->eval_labels};
+    static const char *const keys[] = {"calibration", "labels",      "train", "train_labels",
+                                       "eval",        "eval_labels", NULL};
+    const char **texts[] = {&r->calibration,  &r->labels, &r->train,
+                            &r->train_labels, &r->eval,   &r->eval_labels};
     pare__fields f;
     if (!pare__read_map(&r->problems, node, "data", keys, NULL, &f))
         return;
@@ -140,23 +147,38 @@ static void read_recipe(pare__reader *r, const pare__yaml *root)
         read_step(r, steps->items[i]);
 }
 
+pare_status pare__recipe_of(const pare__yaml *root, pare__problems *problems, pare_recipe **recipe)
+{
+    pare__reader r = {.problems = *problems};
+    *recipe = NULL;
+    PARE_TRY(pare_recipe_new(&r.recipe));
+    read_recipe(&r, root);
+    bool sound = r.problems.count == problems->count && !r.problems.failed;
+    *problems = r.problems;
+    if (sound)
+        *recipe = r.recipe;
+    else
+        pare_recipe_free(&r.recipe);
+    return PARE_OK;
+}
+
 pare_status pare_recipe_parse(const char *text, size_t length, const char *what,
                               pare_recipe **recipe)
 {
     pare_status status = PARE_OK;
     pare__yaml *root = NULL;
-    pare__reader r = {.problems = {.what = what ? what : "recipe"}};
+    pare_recipe *read = NULL;
+    pare__problems problems = {.what = what ? what : "recipe"};
     PARE_REQUIRE((text || !length) && recipe, PARE_ERR_ARGUMENT, "recipe: NULL argument");
     *recipe = NULL;
-    PARE_TRY_DONE(pare_recipe_new(&r.recipe));
-    PARE_TRY_DONE(pare__yaml_parse(text, length, r.problems.what, &root));
-    read_recipe(&r, root);
-    PARE_TRY_DONE(pare__problems_status(&r.problems));
-    *recipe = r.recipe;
-    r.recipe = NULL;
+    PARE_TRY_DONE(pare__yaml_parse(text, length, problems.what, &root));
+    PARE_TRY_DONE(pare__recipe_of(root, &problems, &read));
+    PARE_TRY_DONE(pare__problems_status(&problems));
+    *recipe = read;
+    read = NULL;
 done:
-    pare__problems_free(&r.problems);
+    pare__problems_free(&problems);
     pare__yaml_free(&root);
-    pare_recipe_free(&r.recipe);
+    pare_recipe_free(&read);
     return status;
 }

@@ -116,8 +116,7 @@ static const char *spread_of(const pare_prune_step *step, const char **key)
     *key = walks ? "budget" : "scope";
     if (!walks)
         return pare_scope_name(step->scope);
-    bool own = step->budget == PARE_BUDGET_OWL || step->budget == PARE_BUDGET_LOSS;
-    return pare_budget_name(own ? step->budget : PARE_BUDGET_UNIFORM);
+    return pare_budget_name(step->budget);
 }
 
 static void add_prune(yaml y, const pare_prune_step *step)
@@ -268,6 +267,17 @@ static void add_eval(pare__text *out, const pare_eval_step *e)
 }
 
 /* The steps of a recipe made by hand without any: all it prunes and quantises is one. */
+/* What was said, but for where files lie. */
+static void add_train(pare__text *out, const pare_train_step *step)
+{
+    const char *key, *text;
+    bool path;
+    pare__text_add(out, "  - train:\n");
+    for (size_t i = 0; pare__train_said(step, i, &key, &text, &path); i++)
+        if (!path)
+            add_path((yaml){out, 6}, key, text);
+}
+
 static pare_step whole(const pare_recipe *recipe)
 {
     return (pare_step){.prunes = recipe->prune_count, .quants = recipe->quant_count};
@@ -288,6 +298,8 @@ pare_status pare_recipe_text(const pare_recipe *recipe, char **text)
     for (size_t i = 0; i < recipe->step_count; i++)
         if (recipe->steps[i].kind == PARE_STEP_EVAL)
             add_eval(&out, &recipe->steps[i].eval);
+        else if (recipe->steps[i].kind == PARE_STEP_TRAIN)
+            add_train(&out, recipe->steps[i].train);
         else
             add_compress(&out, recipe, &recipe->steps[i]);
     if (!recipe->step_count)
@@ -370,6 +382,17 @@ static void say_data(pare__text *out, const pare_calibration *c)
         pare__text_add(out, ", %" PRId64 " samples of %s", c->samples ? c->samples : 128, c->path);
 }
 
+static void say_train(pare__text *out, const pare_train_step *step)
+{
+    const char *key, *text, *separator = "";
+    bool path;
+    pare__text_add(out, "train: ");
+    for (size_t i = 0; pare__train_said(step, i, &key, &text, &path); i++) {
+        pare__text_add(out, "%s%s %s", separator, key, text);
+        separator = ", ";
+    }
+}
+
 static pare_status say_step(const pare_recipe *recipe, const pare_step *step, pare__json *array)
 {
     pare__text text = {0};
@@ -386,6 +409,10 @@ static pare_status say_step(const pare_recipe *recipe, const pare_step *step, pa
                   prune && prune->choose && recipe->quants[i].method->needs_factor);
         if (data && !told)
             say_data(&text, &step->calibration);
+        PARE_TRY(append(array, &text));
+    }
+    if (step->kind == PARE_STEP_TRAIN) {
+        say_train(&text, step->train);
         PARE_TRY(append(array, &text));
     }
     if (step->kind == PARE_STEP_EVAL) {

@@ -103,10 +103,13 @@ pare_status pare_spread_parse(const char *scope, const char *budget, pare_prune_
         if (spread == PARE_BUDGET_OWL || spread == PARE_BUDGET_LOSS)
             step->budget = spread;
     }
-    PARE_REQUIRE(nm || !walks || step->scope == PARE_SCOPE_LAYER, PARE_ERR_ARGUMENT,
-                 "%s: %s decides layer by layer and has no threshold over all of them: leave it "
-                 "out, or use a budget of owl or loss",
-                 given, step->method->name);
+    PARE_REQUIRE(!walks || !nm || step->scope == PARE_SCOPE_LAYER, PARE_ERR_ARGUMENT,
+                 "%s: beside pattern %s all layers have the same sparsity: leave it out", given,
+                 pare_pattern_text(&step->pattern, pattern, sizeof pattern));
+    if (walks && step->scope == PARE_SCOPE_GLOBAL) { /* decided before it; then each has a share */
+        step->budget = PARE_BUDGET_GLOBAL;
+        step->scope = PARE_SCOPE_LAYER;
+    }
     if (nm)
         step->scope = PARE_SCOPE_GLOBAL; /* has no meaning there: one spelling */
     return PARE_OK;

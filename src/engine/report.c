@@ -19,7 +19,7 @@ static const struct {
     {"plan", pare__report_text_run},        {"run", pare__report_text_run},
     {"inspect", pare__report_text_inspect}, {"compare", pare__report_text_compare},
     {"devices", pare__report_text_devices}, {"eval", pare__report_text_eval},
-    {"train", pare__report_text_train},
+    {"train", pare__report_text_train},     {"sweep", pare__report_text_sweep},
 };
 
 /* The row of kinds that a report is of, or -1. */
@@ -109,7 +109,8 @@ void pare_report_brief(pare_report *report)
         pare__json_remove((pare__json *)(uintptr_t)pare__json_at(steps, i), "tensors");
 }
 
-/* `path` if it is a file of JSON, else "<path>.report.json", as a new string. */
+/* `path` if it is a file of JSON, else "<path>.report.json", or where that is not there but
+ * "<path>/results.json" is, this, as a new string. */
 static pare_status find_report(const char *path, char **found)
 {
     pare__text name = {0};
@@ -122,7 +123,15 @@ static pare_status find_report(const char *path, char **found)
         pare__text_add(&name, ".report.json");
     } else
         pare__text_add(&name, "%s", path);
-    return pare__text_take(&name, found);
+    PARE_TRY(pare__text_take(&name, found));
+    if (pare__exists(*found) || !pare__is_directory(path))
+        return PARE_OK;
+    char *results = NULL;
+    PARE_TRY(pare__join(path, "results.json", &results));
+    char *other = pare__exists(results) ? *found : results;
+    *found = other == results ? *found : results;
+    free(other);
+    return PARE_OK;
 }
 
 pare_status pare__report_save(const pare_report *report, const char *output)

@@ -17,7 +17,7 @@
  * JSON without harm (a report may come from a file).
  *
  * every kind
- *   kind      "plan" "run" "inspect" "compare" "devices" "eval" "train"
+ *   kind      "plan" "run" "inspect" "compare" "devices" "eval" "train" "sweep"
  *   version   pare_version()
  *
  * plan
@@ -44,6 +44,8 @@
  *   walk      { data, samples, seq_len|null, batch, compute: "f32" "bf16",     a step with data
  *               mode: "true sequential" "per block" "dense", blocks, sites, layers, flops,
  *               disk_bytes }|null           of hidden states and results, while it runs
+ *   ranks     { count, kind, library,           that share a step with data
+ *               bytes, seconds, exposed_seconds }|null         run only: what went between them
  *   surveying { layers, walk: bool,   where schemes or sparsities are decided by measuring: what
  *               evaluations, samples,         that takes (predicted counts it in); 0 layers: a run
  *               flops, seconds|null,          that was cut has left it. In a plan tensors have what
@@ -65,10 +67,11 @@
  *               bytes_in, bytes_out,
  *               ratio }                           bytes_in / bytes_out
  *   survey    [ {                   where schemes or sparsities were decided by measuring
- *       of: "quantize" "prune", by: "output" "kld" "owl" "loss",
- *       options: […],               schemes or sparsities tried; none of owl
+ *       of: "quantize" "prune", by: "output" "kld" "global" "owl" "loss",
+ *       options: […],               schemes or sparsities tried; none of owl, global
  *       layers: [ { name, weights, scheme|null, choice|null, bits_per_weight|null, sparsity|null,
- *                   harm: [real] } ]        of each option; of owl the share of outliers
+ *                   harm: [real] } ]        of each option; of owl the share of outliers,
+ *                                               of global what lies below the threshold
  *     } ]
  *   layers    [ {                   a step with data: every layer, in the order of the model
  *       name, site,                 its tensor; the first of the layers with the same inputs
@@ -152,6 +155,38 @@
  *   losses    [ { step, loss } ]     means of at most 100 spans
  *   eval      { metrics as of eval }|null
  *   actual    { seconds, steps, samples_per_second, peak_memory, resumed, steps_done_before }
+ *
+ * sweep
+ *   sweep     the file's name
+ *   folder|null, planned: bool, threads
+ *   axes      [ { name, numbers: bool, values: [text] } ]    numbers: every value is one
+ *   metric|null                     the one that points are judged by
+ *   summary   { points, done, "not possible", failed, "to do", seconds }
+ *   points    [ {                   dense models first, then the grid, the last axis fastest
+ *       point,                      number, from 0
+ *       kind: "dense" "grid",
+ *       values: { axis: text },
+ *       dense|null                  number of the point that is its dense model;
+ *       dense_model|null            of that one: its path
+ *       state: "done" "not possible" "failed" "to do",
+ *       note: sentence|null         why it is not done
+ *       model|null                  its checkpoint, where that is kept
+ *       predicted|null              planned: as of plan
+ *       metrics: { ppl, … }|null    of its last eval step;
+ *       before: { ppl, … }|null     of an eval step before any other
+ *       kept|null                   metric as a share of the dense model's, 1: nothing lost
+ *       sparsity, zeros, weights,   of linear and convolution weights
+ *       parameters, bits_per_weight,
+ *       bytes,                      of its checkpoint on disk
+ *       flops, flops_left,          a forward of one sample; without products with a zero
+ *       latency: { seconds,         median of `forwards` of one batch
+ *                  batch, length|null, forwards, threads, device }|null,
+ *       peak_memory, seconds,
+ *       front: [ "sparsity" "bytes" "flops_left" "latency" ],    where no other point is as good
+ *                                   and as cheap
+ *       layers: [ { name, weights, sparsity, error|null } ],
+ *       training: [ { step: "train" "distill", losses: as of train } ]|null
+ *     } ]
  */
 /* clang-format on */
 
@@ -195,6 +230,7 @@ void pare__report_text_compare(const pare__json *root, pare__text *out);
 void pare__report_text_devices(const pare__json *root, pare__text *out);
 void pare__report_text_eval(const pare__json *root, pare__text *out);
 void pare__report_text_train(const pare__json *root, pare__text *out);
+void pare__report_text_sweep(const pare__json *root, pare__text *out);
 /* What an eval measured, a line each. */
 void pare__report_text_metrics(const pare__json *root, pare__text *out);
 

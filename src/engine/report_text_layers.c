@@ -48,6 +48,24 @@ static void add_walk(const pare__json *walk, pare__text *out)
                    pare__size(pare__report_int(walk, "disk_bytes")).text);
 }
 
+/* Before it runs, how many; then what went between them too. */
+static void add_ranks(const pare__json *ranks, pare__text *out)
+{
+    char all[32], waited[32];
+    if (!ranks)
+        return;
+    pare__text_add(out, "  shared by %s processes over %s",
+                   pare__count(pare__report_int(ranks, "count")).text,
+                   pare__report_string(ranks, "library", "?"));
+    if (there(ranks, "bytes"))
+        pare__text_add(
+            out, ": %s between them, %s, of which %s waited for",
+            pare__size(pare__report_int(ranks, "bytes")).text,
+            pare__time_text(pare__report_real(ranks, "seconds"), all, sizeof all),
+            pare__time_text(pare__report_real(ranks, "exposed_seconds"), waited, sizeof waited));
+    pare__text_add(out, "\n");
+}
+
 static void add_real(pare__table *table, const pare__json *layer, const char *key)
 {
     if (there(layer, key))
@@ -137,8 +155,10 @@ static void add_layers(const pare__json *layers, pare__text *out)
 
 void pare__report_text_layers(const pare__json *root, pare__text *out)
 {
-    if (there(root, "walk"))
+    if (there(root, "walk")) {
         add_walk(pare__json_get(root, "walk"), out);
+        add_ranks(pare__json_get(root, "ranks"), out);
+    }
     pare__report_text_survey(root, out);
     add_layers(pare__json_get(root, "layers"), out);
 }

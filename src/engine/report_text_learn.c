@@ -3,6 +3,7 @@
 #include "report_table.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const struct {
@@ -129,12 +130,103 @@ static void add_losses(const pare__json *root, pare__text *out)
     pare__table_add(&table, out);
 }
 
+static void add_teacher(const pare__json *root, pare__text *out)
+{
+    const pare__json *teacher = pare__json_get(root, "teacher");
+    const pare__json *cache = pare__json_get(root, "cache");
+    if (!teacher)
+        return;
+    pare__text_wrap(out, 2, "teacher", pare__report_string(root, "teacher", "?"));
+    if (cache)
+        pare__text_wrapf(out, 2, "cache",
+                         "%s: %s of outputs, %.1f bytes each; the %s classes kept hold %s of the "
+                         "probability, the cut loses at most %.3g nats",
+                         pare__report_string(cache, "path", "?"),
+                         pare__size(pare__report_int(cache, "bytes")).text,
+                         pare__report_real(cache, "bytes_per_unit"),
+                         pare__count(pare__report_int(cache, "k")).text,
+                         pare__percent(pare__report_real(cache, "mass")).text,
+                         pare__report_real(cache, "kl_kept"));
+}
+
+/* The losses one by one, where there are several. */
+static void add_terms(const pare__json *root, pare__text *out)
+{
+    const pare__json *list = pare__json_get(root, "terms");
+    pare__text line = {0};
+    char *text = NULL;
+    if (pare__json_size(list) < 2)
+        return;
+    for (size_t i = 0; i < pare__json_size(list); i++) {
+        const pare__json *term = pare__json_at(list, i);
+        pare__text_add(&line, "%s%s %.4g", i ? ", " : "", pare__report_string(term, "loss", "?"),
+                       pare__report_real(term, "mean"));
+    }
+    if (pare__text_take(&line, &text) == PARE_OK)
+        pare__text_wrap(out, 2, "losses", text);
+    free(text);
+}
+
+static void add_ranks(const pare__json *root, pare__text *out)
+{
+    const pare__json *ranks = pare__json_get(root, "ranks");
+    char all[32], exposed[32];
+    if (!ranks)
+        return;
+    pare__text_wrapf(
+        out, 2, "ranks", "%s over %s: %s of gradients, %s, of which %s waited for",
+        pare__count(pare__report_int(ranks, "count")).text,
+        pare__report_string(ranks, "library", "?"),
+        pare__size(pare__report_int(ranks, "bytes")).text,
+        pare__time_text(pare__report_real(ranks, "seconds"), all, sizeof all),
+        pare__time_text(pare__report_real(ranks, "exposed_seconds"), exposed, sizeof exposed));
+}
+
+static void add_notes(const pare__json *root, pare__text *out)
+{
+    const pare__json *list = pare__json_get(root, "notes");
+    for (size_t i = 0; i < pare__json_size(list); i++) {
+        const pare__json *o = pare__json_at(list, i);
+        pare__text_wrapf(out, 2, i ? "" : "notes", "%s: %s", pare__report_string(o, "tensor", "?"),
+                         pare__report_string(o, "note", "?"));
+    }
+}
+
+/* Of a plan: several GPUs. */
+static void add_scaling(const pare__json *root, pare__text *out)
+{
+    const pare__json *o = pare__json_get(root, "scaling"), *list = pare__json_get(o, "ranks");
+    pare__table table = {.align = "rrrr"};
+    char seconds[32];
+    if (!o)
+        return;
+    pare__table_cell(&table, "GPUs");
+    pare__table_cell(&table, "gradients");
+    pare__table_cell(&table, "not hidden");
+    pare__table_cell(&table, "efficiency");
+    for (size_t i = 0; i < pare__json_size(list); i++) {
+        const pare__json *row = pare__json_at(list, i);
+        pare__table_cell(&table, "%s", pare__count(pare__report_int(row, "ranks")).text);
+        pare__table_cell(&table, "%s", pare__size((int64_t)pare__report_real(row, "bytes")).text);
+        pare__table_cell(
+            &table, "%s",
+            pare__time_text(pare__report_real(row, "exposed_seconds"), seconds, sizeof seconds));
+        pare__table_cell(&table, "%s", pare__percent(pare__report_real(row, "efficiency")).text);
+    }
+    pare__text_add(out, "\n");
+    pare__table_add(&table, out);
+    pare__text_wrap(out, 2, "", pare__report_string(o, "assumes", ""));
+}
+
 void pare__report_text_train(const pare__json *root, pare__text *out)
 {
     const pare__json *masks = pare__json_get(root, "masks"), *eval = pare__json_get(root, "eval");
     bool resumed = false;
     pare__text_add(out, planned(root) ? "plan of a training: nothing is done yet\n" : "train\n");
     add_subject(root, "model", out);
+    if (pare__json_get(root, "student"))
+        pare__text_wrap(out, 2, "student", pare__report_string(root, "student", "?"));
+    add_teacher(root, out);
     add_data(root, "data", "data", out);
     add_data(root, "eval_data", "eval", out);
     pare__text_wrap(out, 2, "output",
@@ -154,6 +246,9 @@ void pare__report_text_train(const pare__json *root, pare__text *out)
             out, 2, "resumed", "at step %s",
             pare__count(pare__report_int(pare__json_get(root, "actual"), "steps_done_before"))
                 .text);
+    add_notes(root, out);
+    add_ranks(root, out);
+    add_terms(root, out);
     if (!planned(root))
         add_losses(root, out);
     if (eval) {
@@ -161,4 +256,5 @@ void pare__report_text_train(const pare__json *root, pare__text *out)
         pare__report_text_metrics(eval, out);
     }
     add_costs(root, out);
+    add_scaling(root, out);
 }

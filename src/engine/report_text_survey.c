@@ -70,15 +70,16 @@ static void add_question(const pare__json *question, pare__text *out)
     const pare__json *layers = pare__json_get(question, "layers");
     const char *by = pare__report_string(question, "by", "?");
     bool quant = strcmp(pare__report_string(question, "of", ""), "quantize") == 0;
-    size_t shown = pare__json_size(options) ? pare__json_size(options) : 1;
+    size_t shown = pare__json_size(options) ? pare__json_size(options) : strcmp(by, "owl") == 0;
     pare__table table = {.align = "Lrrrrrrrrrrr"};
     shown = shown < SHOWN_OPTIONS ? shown : SHOWN_OPTIONS;
     pare__text_add(out, "\n%s, decided by measuring: %s\n", quant ? "bits" : "sparsity",
                    strcmp(by, "kld") == 0 || strcmp(by, "loss") == 0
                        ? "KL divergence of the model's output, a layer changed "
                          "at a time"
-                   : strcmp(by, "owl") == 0 ? "share of outliers among |w|·‖x‖"
-                                            : "error of the layer's output (squared, relative)");
+                   : strcmp(by, "owl") == 0    ? "share of outliers among |w|·‖x‖"
+                   : strcmp(by, "global") == 0 ? "one threshold over |w|·‖x‖ of all layers"
+                                               : "error of the layer's output (squared, relative)");
     add_heading(&table, options, shown, quant);
     for (size_t i = 0; i < pare__json_size(layers); i++)
         add_row(&table, pare__json_at(layers, i), shown, quant);

@@ -134,11 +134,9 @@ static void forget_written(pare__job *job)
     }
 }
 
-static void take_chunk(pare__job *job, const chunk_record *r)
+static void count_chunk(pare__job *job, const chunk_record *r)
 {
     pare__chunk *chunk = &job->chunks[r->chunk];
-    if (chunk->done)
-        return;
     chunk->done = true;
     chunk->ties = r->ties;
     chunk->nonzeros = r->nonzeros;
@@ -147,6 +145,13 @@ static void take_chunk(pare__job *job, const chunk_record *r)
     for (int i = 0; i < PARE_ENTRY_SUMS; i++)
         job->sums[chunk->task].sum[i] += r->sums.sum[i];
     job->tasks[chunk->task].left--;
+}
+
+static void take_chunk(pare__job *job, const chunk_record *r)
+{
+    if (job->chunks[r->chunk].done)
+        return;
+    count_chunk(job, r);
     job->chunks_done_before++;
 }
 
@@ -414,8 +419,22 @@ pare_status pare__journal_chunk(pare__job *job, const pare__lane *lane, int64_t 
                       .nonzeros = job->chunks[chunk].nonzeros,
                       .digest = {lane->digest[0], lane->digest[1]},
                       .sums = lane->parts.sums};
+    if (!pare__leads(job)) {
+        job->records[job->record_count++] = r;
+        return PARE_OK;
+    }
     PARE_TRY(pare_journal_add(job->journal, RECORD_CHUNK, &r, sizeof r));
     job->journaled++;
+    return PARE_OK;
+}
+
+pare_status pare__journal_take(pare__job *job, const chunk_record *r)
+{
+    PARE_ASSERT(r->chunk >= 0 && r->chunk < job->chunk_count);
+    PARE_TRY(pare_journal_add(job->journal, RECORD_CHUNK, r, sizeof *r));
+    job->journaled++;
+    count_chunk(job, r);
+    pare_writer_add_sums(job->writer, job->chunks[r->chunk].task, &r->sums);
     return PARE_OK;
 }
 

@@ -7,11 +7,17 @@
 
 /* ---- the main pass --------------------------------------------------------------------------- */
 
+/* Written before, or to be written by another process. */
+static bool passes_by(const pare__job *job, int64_t chunk)
+{
+    return job->chunks[chunk].done || !pare__owns(job, &job->tasks[job->chunks[chunk].task]);
+}
+
 static pare_status read_stage(void *user, int worker, int64_t chunk)
 {
     pare__job *job = user;
     pare__lane *lane = &job->lanes[worker];
-    if (job->chunks[chunk].done)
+    if (passes_by(job, chunk))
         return PARE_OK;
     PARE_TRY(pare__chunk_read(job, lane, chunk));
     PARE_TRY(pare__chunk_digest(lane));
@@ -22,7 +28,7 @@ static pare_status read_stage(void *user, int worker, int64_t chunk)
 static pare_status upload_stage(void *user, int worker, int64_t chunk)
 {
     pare__job *job = user;
-    if (!job->chunks[chunk].done)
+    if (!passes_by(job, chunk))
         PARE_TRY(pare__chunk_upload(&job->lanes[worker]));
     return PARE_OK;
 }
@@ -31,7 +37,7 @@ static pare_status score_stage(void *user, int worker, int64_t chunk)
 {
     pare__job *job = user;
     pare__lane *lane = &job->lanes[worker];
-    if (job->chunks[chunk].done)
+    if (passes_by(job, chunk))
         return PARE_OK;
     PARE_TRY(pare__chunk_score(job, lane));
     PARE_TRY(pare__chunk_ties(job, lane, chunk));
@@ -49,7 +55,7 @@ static pare_status compress_stage(void *user, int worker, int64_t chunk)
 {
     pare__job *job = user;
     pare__lane *lane = &job->lanes[worker];
-    if (job->chunks[chunk].done)
+    if (passes_by(job, chunk))
         return PARE_OK;
     PARE_TRY(pare__chunk_prune(job, lane));
     PARE_TRY(pare__chunk_quantize(lane));
@@ -60,7 +66,7 @@ static pare_status compress_stage(void *user, int worker, int64_t chunk)
 static pare_status download_stage(void *user, int worker, int64_t chunk)
 {
     pare__job *job = user;
-    if (!job->chunks[chunk].done)
+    if (!passes_by(job, chunk))
         PARE_TRY(pare__chunk_download(&job->lanes[worker]));
     return PARE_OK;
 }
@@ -79,7 +85,7 @@ static pare_status account(pare__job *job, pare__lane *lane, int64_t chunk)
     pare_writer_add_sums(job->writer, t, &lane->parts.sums);
     for (int i = 0; i < lane->parts.count; i++)
         job->write_bytes += lane->parts.part[i].size;
-    if (finished && job->options->sync)
+    if (finished && job->options->sync && pare__leads(job))
         PARE_TRY(pare__journal_sync(job));
     return PARE_OK;
 }
@@ -88,7 +94,7 @@ static pare_status write_stage(void *user, int worker, int64_t chunk)
 {
     pare__job *job = user;
     pare__lane *lane = &job->lanes[worker];
-    if (job->chunks[chunk].done)
+    if (passes_by(job, chunk))
         return PARE_OK;
     PARE_TRY(pare__chunk_encode(job, lane, chunk));
     PARE_TRY(pare_writer_write(job->writer, &lane->parts));
@@ -101,13 +107,13 @@ static pare_status write_stage(void *user, int worker, int64_t chunk)
 static int64_t bytes_of(void *user, int64_t chunk)
 {
     const pare__job *job = user;
-    return job->chunks[chunk].done ? 0 : pare__chunk_bytes(job, chunk).host;
+    return passes_by(job, chunk) ? 0 : pare__chunk_bytes(job, chunk).host;
 }
 
 static int64_t device_bytes_of(void *user, int64_t chunk)
 {
     const pare__job *job = user;
-    return job->chunks[chunk].done ? 0 : pare__chunk_bytes(job, chunk).device;
+    return passes_by(job, chunk) ? 0 : pare__chunk_bytes(job, chunk).device;
 }
 
 static double weight_of(void *user, int64_t chunk)
@@ -170,25 +176,31 @@ static pare_status verify_source(pare__job *job)
 
 static pare_status look_ahead(pare__job *job)
 {
-    if (job->group_count && !job->selected) {
+    bool leads = pare__leads(job);
+    if (leads && job->group_count && !job->selected) {
         PARE_TRY(pare__job_select(job));
         PARE_TRY(pare__journal_select(job));
     }
-    if (pare__job_has_ranges(job) && !job->ranged) {
+    if (leads && pare__job_has_ranges(job) && !job->ranged) {
         PARE_TRY(pare__job_ranges(job));
         PARE_TRY(pare__journal_ranges(job));
     }
     if (pare__job_has_count(job) && !job->counted) {
         PARE_TRY(pare__job_count(job));
-        PARE_TRY(pare__journal_count(job));
+        if (leads)
+            PARE_TRY(pare__journal_count(job));
     }
-    return PARE_OK;
+    return pare__ranks_tell(job);
 }
 
 static pare_status create(pare__job *job)
 {
     pare_writer_options options;
     pare__job_writer_options(job, &options);
+    if (!pare__leads(job)) { /* fills what the first one has laid out */
+        PARE_TRY(pare__ranks_wait(job));
+        return pare_writer_create(&options, true, &job->writer);
+    }
     if (!job->laid_out)
         PARE_TRY(pare__journal_fresh(job));
     PARE_TRY(pare_writer_create(&options, job->laid_out, &job->writer));
@@ -196,7 +208,7 @@ static pare_status create(pare__job *job)
         PARE_TRY(pare__journal_layout(job));
     for (int64_t t = 0; t < job->count; t++)
         pare_writer_add_sums(job->writer, t, &job->sums[t]);
-    return PARE_OK;
+    return pare__ranks_wait(job);
 }
 
 static pare_status finish(pare__job *job)
@@ -270,7 +282,7 @@ static pare_status give_up(pare__job *job, pare_status status)
     snprintf(trail, sizeof trail, "%s", pare_last_trail());
     bool keep = status == PARE_ERR_FULL || status == PARE_ERR_IO ||
                 status == PARE_ERR_INTERRUPTED || status == PARE_ERR_MEMORY ||
-                status == PARE_ERR_DEVICE || status == PARE_ERR_EXISTS;
+                status == PARE_ERR_DEVICE || status == PARE_ERR_EXISTS || status == PARE_ERR_RANK;
     bool mine = job->journal != NULL;
     const char *kept = job->writer ? "part" : job->walker ? "walk" : "journal";
     pare_writer_free(&job->writer, mine && !keep);
@@ -284,9 +296,9 @@ static pare_status give_up(pare__job *job, pare_status status)
                        job->recipe->output, kept);
 }
 
-static pare_status work(pare__job *job)
+/* What one process does first, whoever works with it. */
+static pare_status take_up(pare__job *job)
 {
-    PARE_TRY(pare__job_start(job));
     PARE_TRY(pare__job_resume(job));
     if (job->finished)
         return PARE_OK; /* cut after the rename: only the report is left to do */
@@ -294,16 +306,30 @@ static pare_status work(pare__job *job)
                  "%s exists: choose another output, or give --overwrite", job->recipe->output);
     PARE_TRY(verify_source(job));
     PARE_TRY(pare__gradients_make(job));
+    return PARE_OK;
+}
+
+static pare_status work(pare__job *job)
+{
+    PARE_TRY(pare__job_start(job));
+    PARE_TRY(pare__ranks_agree(job));
+    if (pare__leads(job))
+        PARE_TRY(take_up(job));
+    PARE_TRY(pare__ranks_begin(job));
+    if (job->finished)
+        return PARE_OK;
     PARE_TRY(pare__walk_blocks(job));
     PARE_TRY(look_ahead(job));
     PARE_TRY(create(job));
     PARE_TRY(compress(job));
-    PARE_TRY(finish(job));
+    PARE_TRY(pare__ranks_written(job));
+    if (pare__leads(job))
+        PARE_TRY(finish(job));
     return PARE_OK;
 }
 
 pare_status pare__stage_plan(const pare_recipe *recipe, const pare_run_options *options,
-                             pare_report **report)
+                             pare_comm *ranks, pare_report **report)
 {
     pare_status status = PARE_OK;
     pare__job *job = NULL;
@@ -315,7 +341,7 @@ pare_status pare__stage_plan(const pare_recipe *recipe, const pare_run_options *
     bool surveys = pare__surveys(recipe);
     if (surveys)
         PARE_TRY_DONE(pare__survey_plan(recipe, options, &surveyed));
-    PARE_TRY_DONE(pare__job_open(surveys ? &surveyed.recipe : recipe, options, &job));
+    PARE_TRY_DONE(pare__job_open(surveys ? &surveyed.recipe : recipe, options, ranks, &job));
     PARE_TRY_DONE(pare__job_predict(job, &prediction));
     if (surveys)
         pare__survey_add(&surveyed, job, &prediction);
@@ -340,16 +366,30 @@ static pare_status verify(pare__job *job)
                        sentence, job->recipe->output);
 }
 
+/* A process that is not the first: its part of the work, and no word of its own. */
+static pare_status follow(const pare_recipe *recipe, const pare_run_options *options,
+                          pare_comm *ranks)
+{
+    pare_status status = PARE_OK;
+    pare__job *job = NULL;
+    PARE_TRY_DONE(pare__job_open(recipe, options, ranks, &job));
+    PARE_TRY_DONE(work(job));
+done:
+    pare__job_free(&job);
+    return status;
+}
+
 /* surveyed: what decided the recipe, or NULL. */
 static pare_status run_decided(const pare_recipe *recipe, const pare_run_options *options,
-                               const pare__surveyed *surveyed, pare_report **report)
+                               pare_comm *ranks, const pare__surveyed *surveyed,
+                               pare_report **report)
 {
     pare_status status = PARE_OK;
     pare__job *job = NULL;
     pare__prediction prediction;
     double begin = pare__now() - (surveyed ? surveyed->seconds : 0);
     PARE_TRY(check_output(recipe, options));
-    PARE_TRY_DONE(pare__job_open(recipe, options, &job));
+    PARE_TRY_DONE(pare__job_open(recipe, options, ranks, &job));
     PARE_TRY_DONE(pare__job_predict(job, &prediction));
     if (surveyed)
         pare__survey_add(surveyed, job, &prediction);
@@ -371,17 +411,19 @@ done:
 }
 
 pare_status pare__stage_run(const pare_recipe *recipe, const pare_run_options *options,
-                            pare_report **report)
+                            pare_comm *ranks, pare_report **report)
 {
     pare_status status = PARE_OK;
     pare__surveyed surveyed = {0};
     PARE_REQUIRE(recipe && options && report, PARE_ERR_ARGUMENT, "run: NULL argument");
     *report = NULL;
+    if (pare__rank(ranks) > 0)
+        return follow(recipe, options, ranks);
     if (!pare__surveys(recipe))
-        return run_decided(recipe, options, NULL, report);
+        return run_decided(recipe, options, ranks, NULL, report);
     PARE_TRY(check_output(recipe, options));
     PARE_TRY_DONE(pare__survey_run(recipe, options, &surveyed));
-    PARE_TRY_DONE(run_decided(&surveyed.recipe, options, &surveyed, report));
+    PARE_TRY_DONE(run_decided(&surveyed.recipe, options, NULL, &surveyed, report));
     PARE_TRY_DONE(pare__survey_clean(recipe));
 done:
     pare__surveyed_free(&surveyed);

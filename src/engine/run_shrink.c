@@ -8,8 +8,9 @@
 
 #include <string.h>
 
-#define WORKING_BYTES ((int64_t)3 << 20) /* digests, scores' pieces, laying out the output */
-#define TOKENS 128                       /* of the row that FLOPs are counted of, at most */
+#define VERIFY_BYTES ((int64_t)3 << 20)    /* digests and checksums of the source */
+#define LAY_OUT_BYTES ((int64_t)256 << 10) /* of the output: its metadata */
+#define TOKENS 128                         /* of the row that FLOPs are counted of, at most */
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
@@ -99,7 +100,7 @@ static pare_status choose_classes(pare__shrink *s)
     return PARE_OK;
 }
 
-static pare_status find_units(pare__shrink *s)
+pare_status pare__shrink_units(pare__shrink *s)
 {
     PARE_TRY(match_entries(s));
     PARE_TRY(pare_couple_create(s->subject.model, &s->couple));
@@ -144,7 +145,7 @@ static pare_status open_all(pare__shrink *s, bool plan)
     PARE_TRY(check_output(s, plan));
     PARE_TRY(open_bench(s));
     PARE_TRY(pare__subject_open(&s->choice, &s->subject));
-    PARE_TRY(find_units(s));
+    PARE_TRY(pare__shrink_units(s));
     PARE_TRY(pare__shrink_open_data(s));
     PARE_TRY(pare_recipe_text(s->recipe, &s->recipe_text));
     PARE_TRY(choose(s)); /* how many go is known now; which ones is not */
@@ -157,10 +158,23 @@ static pare_status open_all(pare__shrink *s, bool plan)
     return PARE_OK;
 }
 
+static int64_t greater(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* One after the other: the source is looked through, units are scored, tensors cut. With data the
+ * model lies there from the scores on. */
+static int64_t working_bytes(const pare__shrink *s)
+{
+    int64_t work = greater(pare__shrink_score_bytes(s), pare__shrink_bytes(s));
+    return s->dataset ? work : greater(work + LAY_OUT_BYTES, VERIFY_BYTES);
+}
+
 static pare_status predict(pare__shrink *s)
 {
     pare_writer_options options;
-    s->need.beside.host += pare__shrink_bytes(s) + WORKING_BYTES;
+    s->need.beside.host += working_bytes(s);
     s->need.seconds = -1;
     PARE_TRY(pare__need_check(
         &s->bench, &s->need, s->dataset ? "a smaller batch of calibration data needs less" : NULL));
@@ -184,7 +198,7 @@ static pare_status phase(pare__shrink *s, const char *name, pare_status (*run)(p
 }
 
 /* An .h5 brings checksums: a damaged source is refused before anything is made of it. */
-static pare_status verify(pare__shrink *s)
+pare_status pare__shrink_verify(pare__shrink *s)
 {
     pare_backend *host = pare_backend_host(s->bench.be);
     bool h5 = strcmp(pare_store_format(s->subject.store), "h5") == 0;
@@ -211,7 +225,7 @@ static pare_status look_back(pare__shrink *s)
 
 static pare_status work(pare__shrink *s)
 {
-    PARE_TRY(phase(s, "verify", verify));
+    PARE_TRY(phase(s, "verify", pare__shrink_verify));
     PARE_TRY(phase(s, "score", pare__shrink_score));
     PARE_TRY(choose(s));
     PARE_TRY(phase(s, "cut", pare__shrink_write));
@@ -220,7 +234,7 @@ static pare_status work(pare__shrink *s)
     return PARE_OK;
 }
 
-static void close_all(pare__shrink *s)
+void pare__shrink_close(pare__shrink *s)
 {
     pare__shrink_unlist(s);
     pare_dataset_close(&s->dataset);
@@ -253,7 +267,7 @@ static pare_status run(const pare_recipe *recipe, const pare_run_options *option
         PARE_TRY_DONE(work(&s));
     PARE_TRY_DONE(pare__shrink_report(&s, plan, pare__now() - begin, report));
 done:
-    close_all(&s);
+    pare__shrink_close(&s);
     return status;
 }
 

@@ -49,11 +49,21 @@ typedef struct pare__shrink {
     pare__json *phases;
 } pare__shrink;
 
+/* ---- run_shrink.c ---------------------------------------------------------------------------- */
+
+/* What a shrink without a run of its own (student.c) needs: the units of the model that is open,
+ * and the classes that the step chooses; the source's digests; and the end of it all. */
+pare_status pare__shrink_units(pare__shrink *s);
+pare_status pare__shrink_verify(pare__shrink *s);
+void pare__shrink_close(pare__shrink *s);
+
 /* ---- shrink_score.c -------------------------------------------------------------------------- */
 
 /* What the step's method needs of data, once the units are known: opens it and adds what the model
  * takes to s->need. PARE_ERR_UNSUPPORTED for a method that scores no units. */
 pare_status pare__shrink_open_data(pare__shrink *s);
+/* Bytes of the host's that scores are made in, rows at a time. */
+int64_t pare__shrink_score_bytes(const pare__shrink *s);
 /* Fills s->score. */
 pare_status pare__shrink_score(pare__shrink *s);
 

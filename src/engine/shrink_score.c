@@ -3,7 +3,7 @@
  *
  * Wanda: the data goes forward once; of every product that reads units the squares of its inputs
  * are summed (on the host, in f64, batch by batch). Taylor: forward and backward with the
- * cross-entropy; batch norms use their batch's statistics, as in training. Whole layers: the data
+ * cross-entropy; batch norms use their running statistics. Whole layers: the data
  * goes forward and a layer's score is 1 − the mean cosine of what goes into it and what comes out
  * (Men 2024): the layers that turn their input least go.
  */
@@ -18,6 +18,8 @@
 #define SAMPLES 128                /* where nothing is said */
 #define AHEAD 2                    /* batches made while the model works on one */
 #define PIECE ((int64_t)256 << 10) /* values of a tensor looked at at once, at least one row */
+/* What oneDNN takes for products of gradients, measured. */
+#define GRADIENT_BYTES ((int64_t)3 << 20)
 
 typedef enum way { MAGNITUDE, RANDOM, INPUTS, GRADIENTS, TURN } way;
 
@@ -95,36 +97,62 @@ static pare_status complete(pare__shrink *s, const pare_calibration *c, bool gra
     s->shape = (pare_model_shape){.batch = batch < samples ? batch : samples,
                                   .length = pare_dataset_length(s->dataset),
                                   .training = gradients,
+                                  .frozen_norms = gradients,
                                   .compute = c->compute == PARE_BF16 ? PARE_BF16 : PARE_F32};
     return PARE_OK;
 }
 
-/* The largest value that is copied to the host, twice. */
-static pare_status host_bytes(const pare__shrink *s, int64_t *bytes)
+static int64_t greater(int64_t a, int64_t b)
 {
-    pare_model_memory memory;
-    PARE_TRY(pare_model_predict(s->subject.model, &s->shape, &memory));
-    *bytes = 2 * memory.activations;
+    return a > b ? a : b;
+}
+
+/* Values on the host as F32: of whole layers what goes in and what comes out; else the largest that
+ * a product may read: what the model gives in the end is none. */
+static int64_t copied_bytes(const pare__shrink *s, way how, const pare_tensor *outputs)
+{
+    int64_t most[2] = {0}, first, span[2], nodes = pare_model_node_count(s->subject.model);
+    for (int64_t n = 0; how == INPUTS && n + 1 < nodes; n++)
+        most[0] = greater(most[0], pare_tensor_count(&outputs[n]));
+    for (int64_t u = 0; how == TURN && u < pare_couple_unit_count(s->couple); u++)
+        for (int i = 0; pare_couple_span(s->couple, u, &first, &span[0], &span[1]) && i < 2; i++)
+            if (span[i] >= 0)
+                most[i] = greater(most[i], pare_tensor_count(&outputs[span[i]]));
+    return (most[0] + most[1]) * (int64_t)sizeof(float);
+}
+
+static pare_status host_bytes(const pare__shrink *s, way how, int64_t *bytes)
+{
+    pare_tensor *outputs = NULL;
+    size_t nodes = (size_t)pare_model_node_count(s->subject.model);
+    PARE_TRY(pare__calloc(nodes, sizeof *outputs, &outputs));
+    pare_status status = pare_model_outputs(s->subject.model, &s->shape, outputs);
+    if (status == PARE_OK)
+        *bytes = copied_bytes(s, how, outputs);
+    free(outputs);
+    PARE_TRY(status);
     return PARE_OK;
 }
 
 pare_status pare__shrink_open_data(pare__shrink *s)
 {
     way how;
-    int64_t copies;
+    const pare_loss *loss = &pare_loss_cross_entropy;
+    int64_t copies = 0;
     PARE_TRY(way_of(s, &how));
     if (how < INPUTS)
         return PARE_OK;
     PARE_TRY(complete(s, &s->recipe->steps[0].calibration, how == GRADIENTS));
     PARE_TRY(pare_model_predict(s->subject.model, &s->shape, &s->need.model));
     s->need.model.masks = 0;
-    int64_t loss = 0;
-    if (how == GRADIENTS)
-        loss = pare_loss_cross_entropy.scratch(s->subject.model, &s->shape);
-    PARE_TRY(host_bytes(s, &copies));
-    s->need.beside.backend += loss;
-    s->need.beside.host +=
-        AHEAD * pare_batch_bytes(s->dataset, s->shape.batch) + (how == GRADIENTS ? loss : copies);
+    if (how == GRADIENTS) {
+        s->need.beside.backend += loss->scratch(NULL, s->subject.model, &s->shape);
+        copies = s->bench.device.cuda ? loss->results(NULL, s->subject.model, &s->shape)
+                                      : GRADIENT_BYTES;
+    } else {
+        PARE_TRY(host_bytes(s, how, &copies));
+    }
+    s->need.beside.host += AHEAD * pare_batch_bytes(s->dataset, s->shape.batch) + copies;
     double batches = (double)pare_dataset_count(s->dataset) / (double)s->shape.batch;
     s->need.flops = batches * s->need.model.flops * (how == GRADIENTS ? 3 : 1);
     return PARE_OK;
@@ -276,8 +304,8 @@ static pare_status prepare(watch *w)
     if (w->how == GRADIENTS) {
         const pare_loss *loss = &pare_loss_cross_entropy;
         PARE_TRY(pare_model_clear_grads(model));
-        w->scratch_bytes = loss->scratch(model, &s->shape);
-        w->results_bytes = s->bench.device.cuda ? loss->results(model, &s->shape) : 0;
+        w->scratch_bytes = loss->scratch(NULL, model, &s->shape);
+        w->results_bytes = s->bench.device.cuda ? loss->results(NULL, model, &s->shape) : 0;
         PARE_TRY(pare_backend_alloc(s->bench.be, w->scratch_bytes, &w->scratch));
         PARE_TRY(pare_backend_host_alloc(s->bench.be, w->results_bytes, &w->results));
         return PARE_OK;
@@ -331,7 +359,7 @@ typedef struct pieces {
     int64_t rows, raw_bytes, scratch_bytes, count;
 } pieces;
 
-static pare_status open_pieces(const pare__shrink *s, int64_t source, pieces *p)
+static void size_pieces(const pare__shrink *s, int64_t source, pieces *p)
 {
     const pare_entry *e = pare_store_entry(s->subject.store, source);
     int64_t align = pare__lcm(e->piece_rows, pare_entry_align(e));
@@ -341,6 +369,26 @@ static pare_status open_pieces(const pare__shrink *s, int64_t source, pieces *p)
     p->count = p->rows * e->cols;
     p->raw_bytes = (p->count * pare_dtype_bits(e->dtype) + 7) / 8;
     p->scratch_bytes = pare_store_scratch(s->subject.store, source, p->rows);
+}
+
+int64_t pare__shrink_score_bytes(const pare__shrink *s)
+{
+    int64_t most = 0;
+    way how = MAGNITUDE;
+    (void)way_of(s, &how); /* what it refuses was refused before */
+    for (int64_t i = 0; i < pare_store_count(s->subject.store); i++) {
+        pieces p;
+        if (s->param[i] < 0)
+            continue;
+        size_pieces(s, i, &p);
+        most = greater(most, p.raw_bytes + p.scratch_bytes + (how == GRADIENTS ? 8 : 4) * p.count);
+    }
+    return most;
+}
+
+static pare_status open_pieces(const pare__shrink *s, int64_t source, pieces *p)
+{
+    size_pieces(s, source, p);
     PARE_TRY(pare__pages((size_t)p->raw_bytes, &p->raw));
     PARE_TRY(pare__pages((size_t)p->scratch_bytes, &p->scratch));
     PARE_TRY(pare__pages((size_t)p->count * 4, &p->w));

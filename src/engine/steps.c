@@ -119,6 +119,8 @@ static pare_status make_stages(pare__chain *chain)
     for (size_t i = 0; i < recipe->step_count; i++)
         if (recipe->steps[i].kind == PARE_STEP_EVAL)
             PARE_TRY(add_stage(chain, &capacity, PARE__STAGE_EVAL, &recipe->steps[i], false));
+        else if (recipe->steps[i].kind == PARE_STEP_TRAIN)
+            PARE_TRY(add_stage(chain, &capacity, PARE__STAGE_TRAIN, &recipe->steps[i], false));
         else
             PARE_TRY(add_compress(chain, &capacity, &recipe->steps[i]));
     if (!recipe->step_count)
@@ -242,17 +244,39 @@ static pare_status measure(const pare__stage *stage, const pare_run_options *opt
     return pare_eval(&job, plan, options, report);
 }
 
-pare_status pare__stage_do(const pare__stage *stage, const pare_run_options *options, bool plan,
-                           pare_report **report)
+static pare_status train(const pare__stage *stage, const pare_run_options *options, bool plan,
+                         pare_report **report)
+{
+    const pare_recipe *recipe = &stage->recipe;
+    const pare_train_job *said;
+    PARE_TRY(pare_train_step_job(stage->step.train, &said));
+    pare_train_job job = *said;
+    if (!job.student)
+        job.model = (pare_model_choice){.checkpoint = recipe->model, .arch = recipe->arch};
+    job.output = recipe->output;
+    job.max_shard_size = recipe->max_shard_size;
+    return pare_train(&job, plan, options, report);
+}
+
+pare_status pare__stage_do(const pare__stage *stage, const pare_run_options *options,
+                           pare_comm *ranks, bool plan, pare_report **report)
 {
     *report = NULL;
+    if (stage->kind != PARE__STAGE_TRAIN &&
+        (stage->kind != PARE__STAGE_PASS || !pare__shares(&stage->recipe))) {
+        if (pare__rank(ranks) > 0 && !plan)
+            return PARE_OK;
+        ranks = NULL;
+    }
+    if (stage->kind == PARE__STAGE_TRAIN)
+        return train(stage, options, plan, report);
     if (stage->kind == PARE__STAGE_EVAL)
         return measure(stage, options, plan, report);
     if (stage->kind == PARE__STAGE_SHRINK)
         return plan ? pare__plan_shrink(&stage->recipe, options, report)
                     : pare__run_shrink(&stage->recipe, options, report);
-    return plan ? pare__stage_plan(&stage->recipe, options, report)
-                : pare__stage_run(&stage->recipe, options, report);
+    return plan ? pare__stage_plan(&stage->recipe, options, ranks, report)
+                : pare__stage_run(&stage->recipe, options, ranks, report);
 }
 
 pare_status pare__chain_plan(const pare__chain *chain, size_t i, pare_report **report)
@@ -276,7 +300,7 @@ pare_status pare__chain_plan(const pare__chain *chain, size_t i, pare_report **r
         options.overwrite = true;
     }
     options.trace = NULL;
-    pare_status status = pare__stage_do(&stage, &options, true, report);
+    pare_status status = pare__stage_do(&stage, &options, chain->ranks, true, report);
     free(place);
     if (status != PARE_OK)
         pare__trail(__func__);
@@ -300,21 +324,39 @@ done:
     return status;
 }
 
+/* The first of several processes speaks for all. */
+static pare_run_options options_of(const pare_run_options *options, const pare_comm *ranks)
+{
+    pare_run_options own = *options;
+    if (pare__rank(ranks) > 0) {
+        own.log = (pare_log){0};
+        own.progress = (pare_progress){0};
+        own.trace = NULL;
+    }
+    return own;
+}
+
 pare_status pare_plan(const pare_recipe *recipe, const pare_run_options *options,
                       pare_report **report)
 {
     pare_status status = PARE_OK;
     pare__chain chain = {0};
+    pare_comm *ranks = NULL;
     PARE_REQUIRE(recipe && options && report, PARE_ERR_ARGUMENT, "plan: NULL argument");
     *report = NULL;
-    PARE_TRY_DONE(pare__chain_open(recipe, options, &chain));
+    PARE_TRY(pare__ranks_open(&ranks));
+    const pare_run_options own = options_of(options, ranks);
+    PARE_TRY_DONE(pare__chain_open(recipe, &own, &chain));
+    chain.ranks = ranks;
     if (chain.count == 1)
-        PARE_TRY_DONE(pare__stage_do(&chain.stages[0], options, true, report));
+        PARE_TRY_DONE(pare__stage_do(&chain.stages[0], &own, ranks, true, report));
     else
         PARE_TRY_DONE(plan_all(&chain, report));
+    if (pare__rank(ranks) > 0)
+        pare_report_free(report);
 done:
     pare__chain_close(&chain);
-    return status;
+    return pare__ranks_close(&ranks, status);
 }
 
 pare_status pare_run(const pare_recipe *recipe, const pare_run_options *options,
@@ -322,14 +364,22 @@ pare_status pare_run(const pare_recipe *recipe, const pare_run_options *options,
 {
     pare_status status = PARE_OK;
     pare__chain chain = {0};
+    pare_comm *ranks = NULL;
     PARE_REQUIRE(recipe && options && report, PARE_ERR_ARGUMENT, "run: NULL argument");
     *report = NULL;
-    PARE_TRY_DONE(pare__chain_open(recipe, options, &chain));
+    PARE_TRY(pare__ranks_open(&ranks));
+    const pare_run_options own = options_of(options, ranks);
+    PARE_TRY_DONE(pare__chain_open(recipe, &own, &chain));
+    chain.ranks = ranks;
     if (chain.count == 1)
-        PARE_TRY_DONE(pare__stage_do(&chain.stages[0], options, false, report));
+        PARE_TRY_DONE(pare__stage_do(&chain.stages[0], &own, ranks, false, report));
+    else if (pare__rank(ranks) > 0)
+        PARE_TRY_DONE(pare__chain_follow(&chain));
     else
         PARE_TRY_DONE(pare__chain_run(&chain, report));
+    if (pare__rank(ranks) > 0)
+        pare_report_free(report);
 done:
     pare__chain_close(&chain);
-    return status;
+    return pare__ranks_close(&ranks, status);
 }

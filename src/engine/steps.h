@@ -15,7 +15,8 @@
 typedef enum pare__stage_kind {
     PARE__STAGE_PASS,   /* over the tensors, a walk over the blocks included */
     PARE__STAGE_SHRINK, /* makes a smaller model */
-    PARE__STAGE_EVAL,   /* writes no checkpoint */
+    PARE__STAGE_TRAIN,
+    PARE__STAGE_EVAL, /* writes no checkpoint */
 } pare__stage_kind;
 
 typedef struct pare__stage {
@@ -29,6 +30,7 @@ typedef struct pare__stage {
 typedef struct pare__chain {
     const pare_recipe *recipe;
     const pare_run_options *options;
+    pare_comm *ranks;    /* that work on it together, NULL: this process alone */
     pare__stage *stages; /* [count] */
     size_t count;
     char *output; /* of the run, or "out" where a plan has none yet */
@@ -44,13 +46,18 @@ void pare__chain_close(pare__chain *chain);
 /* Plans stage i on the run's own model: later ones work on the same shapes, or on smaller ones. */
 pare_status pare__chain_plan(const pare__chain *chain, size_t i, pare_report **report);
 
-/* Does stage i. */
-pare_status pare__stage_do(const pare__stage *stage, const pare_run_options *options, bool plan,
-                           pare_report **report);
+/* Does a stage. Of several processes the first alone does what cannot be shared. */
+pare_status pare__stage_do(const pare__stage *stage, const pare_run_options *options,
+                           pare_comm *ranks, bool plan, pare_report **report);
 
 /* ---- steps_run.c ----------------------------------------------------------------------------- */
 
 pare_status pare__chain_run(const pare__chain *chain, pare_report **report);
+/* The same of a process that is not the first: the stages that it is told to do. */
+pare_status pare__chain_follow(const pare__chain *chain);
+/* All that the work depends on, as a text: version, recipe, and the state of every file it reads.
+ */
+pare_status pare__chain_key(const pare__chain *chain, char **key);
 
 /* ---- steps_report.c -------------------------------------------------------------------------- */
 

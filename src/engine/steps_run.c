@@ -92,9 +92,21 @@ static pare_status add_identity(const pare__chain *chain, pare__text *text, cons
     return status;
 }
 
-/* All that the work depends on, as a text: version, recipe, and the state of every file it reads.
- */
-static pare_status make_key(const pare__chain *chain, char **key)
+/* The files that a training reads. */
+static pare_status add_training(const pare__chain *chain, pare__text *text, pare_train_step *step)
+{
+    const pare_train_job *job;
+    if (!step)
+        return PARE_OK;
+    PARE_TRY(pare_train_step_job(step, &job));
+    PARE_TRY(add_identity(chain, text, job->data.path));
+    PARE_TRY(add_identity(chain, text, job->data.labels));
+    PARE_TRY(add_identity(chain, text, job->eval.path));
+    PARE_TRY(add_identity(chain, text, job->eval.labels));
+    return add_identity(chain, text, job->teacher.checkpoint);
+}
+
+pare_status pare__chain_key(const pare__chain *chain, char **key)
 {
     pare_status status = PARE_OK;
     pare__text text = {0};
@@ -109,6 +121,7 @@ static pare_status make_key(const pare__chain *chain, char **key)
         PARE_TRY_DONE(add_identity(chain, &text, step->eval.data));
         PARE_TRY_DONE(add_identity(chain, &text, step->eval.labels));
         PARE_TRY_DONE(add_identity(chain, &text, step->eval.against));
+        PARE_TRY_DONE(add_training(chain, &text, step->train));
     }
     PARE_TRY_DONE(pare__text_take(&text, key));
 done:
@@ -223,6 +236,19 @@ static pare_status look_back(work *w)
 
 /* ---- a stage --------------------------------------------------------------------------------- */
 
+/* A number from the first of several processes to all. */
+static pare_status hear(const pare__chain *chain, int64_t *number)
+{
+    if (chain->ranks)
+        PARE_TRY(pare_comm_broadcast(chain->ranks, number, sizeof *number, 0));
+    return PARE_OK;
+}
+
+static pare_status tell(const pare__chain *chain, int64_t number)
+{
+    return hear(chain, &number);
+}
+
 /* Progress of a stage under its number. */
 typedef struct relay {
     const pare_progress *to;
@@ -272,7 +298,8 @@ static pare_status do_stage(work *w, size_t i)
     if (options.progress.update)
         options.progress = (pare_progress){on_update, &r, options.progress.note ? on_note : NULL};
     options.overwrite = true; /* all in our folder is ours */
-    PARE_TRY_DONE(pare__stage_do(stage, &options, false, &w->reports[i]));
+    PARE_TRY_DONE(tell(chain, (int64_t)i));
+    PARE_TRY_DONE(pare__stage_do(stage, &options, chain->ranks, false, &w->reports[i]));
     PARE_TRY_DONE(pare__report_save(w->reports[i], name));
     w->done = i + 1;
     if (stage->kind != PARE__STAGE_EVAL)
@@ -292,7 +319,7 @@ static pare_status give_up(const work *w, pare_status status)
     snprintf(trail, sizeof trail, "%s", pare_last_trail());
     bool passing = status == PARE_ERR_FULL || status == PARE_ERR_IO ||
                    status == PARE_ERR_INTERRUPTED || status == PARE_ERR_MEMORY ||
-                   status == PARE_ERR_DEVICE;
+                   status == PARE_ERR_DEVICE || status == PARE_ERR_RANK;
     if (!w->done && !passing) {
         (void)pare__remove_tree(folder);
         return pare__error_again(status, sentence, trail);
@@ -310,12 +337,11 @@ static pare_status give_up(const work *w, pare_status status)
 /* ---- the run --------------------------------------------------------------------------------- */
 
 /* All that can be known is checked before the first byte of work. */
-static pare_status check_all(const work *w)
+static pare_status check_all(const pare__chain *chain, size_t done)
 {
-    const pare__chain *chain = w->chain;
     for (size_t i = 0; i < chain->count; i++) {
         pare_report *plan = NULL;
-        if (i < w->done && !chain->stages[i].last)
+        if (i < done && !chain->stages[i].last)
             continue;
         PARE_TRY(pare__chain_plan(chain, i, &plan));
         pare_report_free(&plan);
@@ -360,12 +386,13 @@ static pare_status begin(work *w)
                  "no output: give -o OUT, or an export step with to:");
     PARE_TRY(pare__check_folder(chain->output));
     PARE_TRY(take_lock(w));
-    PARE_TRY_DONE(make_key(chain, &key));
+    PARE_TRY_DONE(pare__chain_key(chain, &key));
     PARE_TRY_DONE(look_for_folder(chain, key, &mine));
     if (mine)
         PARE_TRY_DONE(look_back(w));
+    PARE_TRY_DONE(tell(chain, w->published ? -1 : (int64_t)w->done));
     if (!w->published)
-        PARE_TRY_DONE(check_all(w));
+        PARE_TRY_DONE(check_all(chain, w->done));
     if (!mine)
         PARE_TRY_DONE(begin_folder(chain, key));
 done:
@@ -381,6 +408,8 @@ pare_status pare__chain_run(const pare__chain *chain, pare_report **report)
     PARE_TRY_DONE(begin(&w));
     while (w.done < chain->count && status == PARE_OK)
         status = do_stage(&w, w.done);
+    if (status == PARE_OK)
+        status = tell(chain, -1); /* that was all */
     if (status == PARE_OK)
         status = publish(&w);
     if (status != PARE_OK)
@@ -398,4 +427,25 @@ done:
         pare__lock_drop(w.lock_path, w.lock);
     free(w.lock_path);
     return status;
+}
+
+/* ---- the others ------------------------------------------------------------------------------ */
+
+pare_status pare__chain_follow(const pare__chain *chain)
+{
+    pare_run_options options = *chain->options;
+    int64_t at = 0;
+    options.overwrite = true; /* as for the first one */
+    PARE_TRY(hear(chain, &at));
+    if (at >= 0)
+        PARE_TRY(check_all(chain, (size_t)at));
+    PARE_TRY(hear(chain, &at));
+    while (at >= 0) {
+        pare_report *report = NULL;
+        PARE_ASSERT(at < (int64_t)chain->count);
+        PARE_TRY(pare__stage_do(&chain->stages[at], &options, chain->ranks, false, &report));
+        pare_report_free(&report);
+        PARE_TRY(hear(chain, &at));
+    }
+    return PARE_OK;
 }

@@ -2,6 +2,8 @@
  * them to an ordinary recipe. */
 #include "survey.h"
 
+#include "recipe_impl.h"
+
 #include "base/clock.h"
 
 #include <math.h>
@@ -23,8 +25,8 @@ static const pare_quant_method ask_model = {
 
 static bool asks_sparsity(const pare_prune_step *p)
 {
-    return p->pattern.kind == PARE_PATTERN_UNSTRUCTURED &&
-           (p->budget == PARE_BUDGET_OWL || p->budget == PARE_BUDGET_LOSS);
+    return p->pattern.kind == PARE_PATTERN_UNSTRUCTURED && pare__prune_walks(p) &&
+           p->budget != PARE_BUDGET_UNIFORM;
 }
 
 bool pare__surveys(const pare_recipe *recipe)
@@ -131,8 +133,8 @@ static pare_status open_recipe(pare__survey *s)
 {
     const pare_recipe *r = s->recipe;
     PARE_REQUIRE(r->step_count == 1 && r->steps[0].calibration.path, PARE_ERR_ARGUMENT,
-                 "mixed bits and budgets by outliers or loss are measured on calibration data: "
-                 "give --data");
+                 "mixed bits and budgets by one threshold, outliers or loss are measured on "
+                 "calibration data: give --data");
     s->open = *r;
     s->open.output = NULL;
     s->open.prunes = NULL;
@@ -159,7 +161,7 @@ static pare_status open_recipe(pare__survey *s)
 
 static pare_status set_options(pare__question *q)
 {
-    if (!q->prune || q->prune->budget == PARE_BUDGET_OWL) {
+    if (!q->prune || q->prune->budget != PARE_BUDGET_LOSS) {
         q->options = q->prune ? 1 : (int)q->quant->mixed.count;
         return PARE_OK;
     }
@@ -278,14 +280,32 @@ static void count_layers(pare__survey *s)
     }
 }
 
-/* The walk's own prediction, now that it is known what is done at its sites. */
+static pare_status check_memory(const pare__survey *s, int64_t bytes, const char *what)
+{
+    char needs[32], has[32];
+    int64_t memory = s->job->options->memory;
+    PARE_REQUIRE(!memory || bytes <= memory, PARE_ERR_MEMORY,
+                 "a memory budget of %s cannot hold %s: it needs %s",
+                 pare__size_text((double)memory, has, sizeof has), what,
+                 pare__size_text((double)bytes, needs, sizeof needs));
+    return PARE_OK;
+}
+
+/* The walk's own prediction, now that it is known what is done at its sites. What is counted meets
+ * the budget with the rest where the backend's memory is the host's. */
 static pare_status predict_walk(pare__survey *s)
 {
     pare__walker *w = s->job->walker;
+    int64_t counts = pare__survey_counts(s);
     w->visited = true;
     pare__survey_room(s, &w->visit_bytes, &w->visit_beside);
+    w->visit_beside += s->job->device.cuda ? 0 : counts;
     PARE_TRY(pare__job_budget(s->job));
     s->cost.peak = s->job->peak;
+    if (s->job->device.cuda) {
+        s->cost.peak.host += counts;
+        PARE_TRY(check_memory(s, s->cost.peak.host - s->job->context, "the counts of scores"));
+    }
     s->cost.flops += w->flops;
     return PARE_OK;
 }
@@ -307,15 +327,11 @@ static pare_status predict_model(pare__survey *s)
 
 static pare_status predict_choice(pare__survey *s)
 {
-    char needs[32], has[32];
     for (size_t i = 0; i < s->count; i++) {
-        int64_t bytes, memory = s->job->options->memory;
+        int64_t bytes;
         PARE_TRY(pare__survey_check_budget(&s->questions[i], &bytes));
         bytes += pare_memory_now() - s->job->context;
-        PARE_REQUIRE(!memory || bytes <= memory, PARE_ERR_MEMORY,
-                     "a memory budget of %s cannot hold the choice of schemes: it needs %s",
-                     pare__size_text((double)memory, has, sizeof has),
-                     pare__size_text((double)bytes, needs, sizeof needs));
+        PARE_TRY(check_memory(s, bytes, "the choice of schemes"));
         s->cost.peak.host = greater(s->cost.peak.host, bytes + s->job->context);
     }
     return PARE_OK;
@@ -383,6 +399,7 @@ static void close_survey(pare__survey *s)
         }
         free(s->questions[i].layers);
         free(s->questions[i].steps);
+        free(s->questions[i].scores);
         free(s->questions[i].refused);
     }
     free(s->questions);
@@ -395,7 +412,7 @@ static void close_survey(pare__survey *s)
 static pare_status open_survey(pare__survey *s, const pare_run_options *options)
 {
     PARE_TRY(open_recipe(s));
-    PARE_TRY(pare__job_open(&s->open, options, &s->job));
+    PARE_TRY(pare__job_open(&s->open, options, NULL, &s->job));
     for (size_t i = 0; i < s->count; i++)
         PARE_TRY(list_layers(s, &s->questions[i]));
     return PARE_OK;
@@ -405,7 +422,7 @@ static pare_status open_survey(pare__survey *s, const pare_run_options *options)
 static pare_status try_run(const pare_recipe *presumed, const pare_run_options *options)
 {
     pare__job *job = NULL;
-    PARE_TRY(pare__job_open(presumed, options, &job));
+    PARE_TRY(pare__job_open(presumed, options, NULL, &job));
     pare__job_free(&job);
     return PARE_OK;
 }

@@ -1,15 +1,17 @@
 /* survey.h - what is decided by measuring before a step begins: which layer gets how many bits,
  * which loses how many weights.
  *
- * A survey turns a recipe that leaves something open (mixed schemes, a budget by outliers or by
- * loss) into an ordinary one, in which every layer's scheme or sparsity is a step of its own that
- * names its tensors: what comes after knows of no survey, and the provenance says what was chosen.
+ * A survey turns a recipe that leaves something open (mixed schemes, a budget by one threshold, by
+ * outliers or by loss) into an ordinary one, in which every layer's scheme or sparsity is a step of
+ * its own that names its tensors: what comes after knows of no survey, and the provenance says what
+ * was chosen.
  *
  * The way of the data: survey.c lists the questions and says what answering them takes;
- * survey_output.c measures layers by their output, in a dense walk over the blocks; survey_kld.c by
- * the output of the whole model, one layer changed at a time (sensitivity: kld; budget: loss);
- * survey_choose.c chooses under the budgets; survey_recipe.c writes the decided recipe;
- * survey_keep.c keeps what was measured beside the output, for a run that is cut.
+ * survey_output.c measures layers by their output, in a dense walk over the blocks, and
+ * survey_global.c counts their scores in it; survey_kld.c measures by the output of the whole
+ * model, one layer changed at a time (sensitivity: kld; budget: loss); survey_choose.c chooses
+ * under the budgets; survey_recipe.c writes the decided recipe; survey_keep.c keeps what was
+ * measured beside the output, for a run that is cut.
  */
 #ifndef PARE_ENGINE_SURVEY_H
 #define PARE_ENGINE_SURVEY_H
@@ -34,8 +36,9 @@ typedef struct pare__question {
     const pare_prune_step *prune; /* of the recipe; or */
     const pare_quant_step *quant;
     size_t index, open; /* among the prunes or quants of the recipe, and of the open one */
-    int options;        /* schemes; sparsities tried; 1: the share of outliers */
-    double *steps;      /* [options] sparsities tried, or NULL */
+    int options;     /* schemes; sparsities tried; 1: the share of outliers, or below a threshold */
+    double *steps;   /* [options] sparsities tried, or NULL */
+    int64_t *scores; /* [count][bins] of layers, while scores of a global budget are counted */
     pare__survey_layer *layers;
     size_t count, capacity;
     int64_t *refused; /* tasks chosen too that the output cannot hold quantised */
@@ -109,6 +112,20 @@ pare_status pare__survey_outputs(pare__survey *survey);
 pare_status pare__survey_kld(pare__survey *survey, pare__question *question);
 pare_status pare__survey_kld_predict(const pare__survey *survey, const pare__question *question,
                                      pare__need *need);
+
+/* ---- survey_global.c: budget: global ----------------------------------------------------------
+ */
+
+bool pare__survey_by_threshold(const pare__question *q);
+/* Bytes of the host's that counting takes, until pare__survey_settle. */
+int64_t pare__survey_counts(const pare__survey *survey);
+pare_status pare__survey_begin_counts(pare__survey *survey);
+/* Counts the scores of a layer: keys [R, C] U32. bins: [PARE_SELECT_HIGH_BINS] I64 of the backend's
+ * memory, scratch. */
+pare_status pare__survey_count(pare_backend *be, pare__question *q, const pare__survey_layer *layer,
+                               pare_tensor keys, pare_tensor bins);
+/* Once all layers are counted: harm becomes what each of them loses. */
+pare_status pare__survey_settle(pare__survey *survey);
 
 /* ---- survey_choose.c ------------------------------------------------------------------------- */
 

@@ -149,12 +149,12 @@ static pare_status choose_schemes(pare__question *q, bool presumed, table *t)
 static pare_status choose_sparsities(pare__question *q, bool presumed, table *t)
 {
     const pare_prune_step *p = q->prune;
-    for (size_t l = 0; presumed && l < q->count; l++)
-        t->result[l] = p->sparsity;
+    for (size_t l = 0; l < q->count; l++)
+        t->result[l] = presumed ? p->sparsity : t->harm[l * (size_t)q->options];
     if (!presumed && p->budget == PARE_BUDGET_OWL)
         PARE_TRY(pare_budget_owl(t->harm, t->weights, (int64_t)q->count, p->sparsity, SPREAD,
                                  t->result));
-    else if (!presumed)
+    else if (!presumed && p->budget == PARE_BUDGET_LOSS)
         PARE_TRY(pare_budget_loss(t->harm, q->steps, q->options, t->weights, (int64_t)q->count,
                                   p->sparsity, t->result));
     for (size_t l = 0; l < q->count; l++)

@@ -137,6 +137,10 @@ pare_status pare__survey_look_back(pare__survey *s)
         const pare__json *layers = pare__json_get(pare__json_at(kept, i), "layers");
         for (size_t l = 0; l < q->count && pare__json_size(layers) == q->count; l++)
             take_layer(s, q, pare__json_at(layers, l), &q->layers[l]);
+        /* One threshold is of all layers or of none. */
+        for (size_t l = 0; pare__survey_by_threshold(q) && pare__survey_open(q) && l < q->count;
+             l++)
+            q->layers[l].measured = false;
     }
 done:
     pare__json_free(&root);

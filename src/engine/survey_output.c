@@ -3,7 +3,8 @@
  * the Gram matrix of its inputs: harm = Σ‖(w − ŵ)x‖² / Σ‖w·x‖². Rounding to nearest, whatever the
  * recipe's method: what is compared is how much a layer suffers, not how well it is solved.
  *
- * Prunings by OWL (Yin 2023) count outliers among the scores |w|·‖x‖.
+ * Prunings by OWL (Yin 2023) count outliers among the scores |w|·‖x‖; those by one threshold count
+ * all of them (survey_global.c).
  *
  * A tensor that no product of the blocks reads alone, and one whose inputs are not finite, is taken
  * as if its inputs were white: ‖x_j‖ = 1, G the identity. */
@@ -16,7 +17,7 @@
 
 typedef struct room {
     pare_layer layer;
-    pare_tensor was, scratch[2], norm;
+    pare_tensor was, scratch[2], norm, bins;
 } room;
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -33,6 +34,9 @@ static void lay_out(const pare__question *q, int option, const pare_entry *e, pa
         r->scratch[i] = pare_matrix(pare__carve_next(c, n * 4), PARE_F32, e->rows, e->cols);
     if (q->quant)
         pare__survey_layer_of(q, option, e, c, &r->layer);
+    if (pare__survey_by_threshold(q))
+        r->bins = pare_vector(pare__carve_next(c, PARE_SELECT_HIGH_BINS * 8), PARE_I64,
+                              PARE_SELECT_HIGH_BINS);
 }
 
 void pare__survey_room(const pare__survey *s, int64_t *arena, int64_t *beside)
@@ -129,15 +133,40 @@ static pare_status find_norms(pare__walker *w, const pare_site_stats *stats, int
     return PARE_OK;
 }
 
-/* The share of outliers among the scores |w|·‖x‖. */
-static pare_status count_outliers(pare__walker *w, pare__survey_layer *layer, const room *r)
+/* The scores |w|·‖x‖. */
+static pare_status score(pare__walker *w, const pare__survey_layer *layer, const room *r,
+                         pare_tensor keys)
 {
-    pare_tensor keys = r->scratch[0];
-    keys.dtype = PARE_U32;
     PARE_TRY(pare_backend_upload(w->be, r->norm.data, layer->norm, r->norm.shape[0] * 4));
     PARE_TRY(pare_keys_scaled(
         w->be, &(pare_keys_scaled_args){.w = r->was, .cols = r->norm, .keys = keys}));
-    return pare_outlier_share(w->be, keys, OUTLIER, &layer->harm[0]);
+    return PARE_OK;
+}
+
+/* Beside one another layers have scores whose squares sum to 1. */
+static pare_status make_comparable(pare__walker *w, pare__survey_layer *layer, const room *r,
+                                   pare_tensor keys)
+{
+    pare_stats_result seen;
+    PARE_TRY(
+        pare_stats(w->be, &(pare_stats_args){.x = pare_vector(keys.data, PARE_F32, layer->weights),
+                                             .result = &seen}));
+    for (int64_t j = 0; j < r->norm.shape[0] && seen.sum_squares > 0; j++)
+        layer->norm[j] = (float)(layer->norm[j] / sqrt(seen.sum_squares));
+    return score(w, layer, r, keys);
+}
+
+/* The share of outliers, or how many scores there are of every size. */
+static pare_status look_at_scores(pare__walker *w, pare__question *q, pare__survey_layer *layer,
+                                  const room *r)
+{
+    pare_tensor keys = r->scratch[0];
+    keys.dtype = PARE_U32;
+    PARE_TRY(score(w, layer, r, keys));
+    if (!q->scores)
+        return pare_outlier_share(w->be, keys, OUTLIER, &layer->harm[0]);
+    PARE_TRY(make_comparable(w, layer, r, keys));
+    return pare__survey_count(w->be, q, layer, keys, r->bins);
 }
 
 /* ---- a layer --------------------------------------------------------------------------------- */
@@ -156,8 +185,8 @@ static pare_status load(pare__walker *w, const pare_entry *e, int64_t task, pare
     return PARE_OK;
 }
 
-static pare_status survey_layer(pare__walker *w, const pare_site_stats *stats,
-                                const pare__question *q, pare__survey_layer *layer)
+static pare_status survey_layer(pare__walker *w, const pare_site_stats *stats, pare__question *q,
+                                pare__survey_layer *layer)
 {
     const pare_entry *e = &w->job->tasks[layer->task].out;
     pare__carve carve = {.base = w->arena};
@@ -170,7 +199,7 @@ static pare_status survey_layer(pare__walker *w, const pare_site_stats *stats,
     if (by_model)
         return PARE_OK;
     if (q->prune)
-        PARE_TRY(count_outliers(w, layer, &r));
+        PARE_TRY(look_at_scores(w, q, layer, &r));
     else
         PARE_TRY(measure_schemes(w, stats, q, layer));
     layer->measured = true;
@@ -206,5 +235,8 @@ pare_status pare__survey_outputs(pare__survey *survey)
 {
     survey->job->walker->visit = visit;
     survey->job->walker->visit_user = survey;
-    return pare__walk_blocks(survey->job);
+    PARE_TRY(pare__survey_begin_counts(survey));
+    PARE_TRY(pare__walk_blocks(survey->job));
+    PARE_TRY(pare__survey_settle(survey));
+    return PARE_OK;
 }

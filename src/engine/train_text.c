@@ -58,8 +58,77 @@ static void add_data(pare__text *out, const pare_data_options *d)
                    (long long)d->samples, d->shuffle ? "true" : "false");
 }
 
+static void add_ramp(pare__text *out, const char *name, const pare_ramp *ramp)
+{
+    pare__text_add(out, "    %s: %.17g", name, ramp->from);
+    if (ramp->end > 0)
+        pare__text_add(out, " > %.17g from %.17g to %.17g", ramp->to, ramp->begin, ramp->end);
+    pare__text_add(out, "\n");
+}
+
+static void add_teacher(pare__text *out, const pare_train_job *job,
+                        const pare_distill_options *losses)
+{
+    static const char *const divergences[] = {"forward", "reverse", "js"};
+    if (!job->teacher.checkpoint)
+        return;
+    pare__text_add(out, "  teacher_precision: %s\n  loss:\n",
+                   job->teacher_compute == PARE_BF16 ? "bf16" : "f32");
+    for (int k = 0; k < PARE_DISTILL_KINDS; k++)
+        if (losses->weight[k].from > 0 || losses->weight[k].to > 0)
+            add_ramp(out, pare_distill_kind_name((pare_distill_kind)k), &losses->weight[k]);
+    add_ramp(out, "temperature", &losses->temperature);
+    pare__text_add(out,
+                   "  divergence: %s\n  hidden: %s\n  layers: %s\n  attention: %s\n"
+                   "  relation_heads: %lld\n  relation_layer: %lld\n",
+                   divergences[losses->divergence], losses->cosine ? "cosine" : "mse",
+                   pare_layer_map_name(losses->map),
+                   losses->probabilities ? "probabilities" : "scores",
+                   (long long)losses->relation_heads, (long long)losses->relation_layer);
+    if (job->cache)
+        pare__text_add(out, "  cache_k: %lld\n", (long long)job->cache_k);
+    if (job->student)
+        pare__text_add(out, "  student: \"%s\"\n  init: %s\n", job->student,
+                       pare_student_init_name(job->init));
+}
+
+static void add_masks(pare__text *out, const pare_mask_options *m)
+{
+    char pattern[32];
+    pare__text_add(out,
+                   "  masks: %s\n  method: %s\n  pattern: \"%s\"\n  scope: %s\n  erk: %s\n"
+                   "  sparsity: %.17g > %.17g\n  begin: %.17g\n  end: %.17g\n  each: %lld\n"
+                   "  rounds: %lld\n  rewind: %lld\n  fraction: %.17g\n  revive: %s\n",
+                   pare_mask_schedule_name(m->schedule), m->method ? m->method->name : "magnitude",
+                   pare_pattern_text(&m->pattern, pattern, sizeof pattern),
+                   m->global ? "global" : "layer", m->erk ? "true" : "false", m->initial, m->final,
+                   m->begin, m->end, (long long)m->each, (long long)m->rounds, (long long)m->rewind,
+                   m->fraction, m->revive ? "true" : "false");
+}
+
+/* Retraining: which of it, and of which parameters. */
+static void add_retraining(pare__text *out, const pare_train_job *job)
+{
+    char scheme[32];
+    if (job->masks)
+        add_masks(out, job->masks);
+    if (job->qat)
+        pare__text_add(out, "  qat: %s\n  fixed: %s\n  first_last: %s\n",
+                       pare_scheme_text(&job->qat->scheme, scheme, sizeof scheme),
+                       job->qat->fixed ? "true" : "false", job->qat->first_last ? "true" : "false");
+    if (job->lora)
+        pare__text_add(out, "  lora: %lld\n  alpha: %.17g\n  keep_mask: %s\n",
+                       (long long)job->lora->rank, job->lora->alpha,
+                       job->lora->keep_mask ? "true" : "false");
+    for (size_t i = 0; i < job->choice.includes; i++)
+        pare__text_add(out, "  include: \"%s\"\n", job->choice.include[i]);
+    for (size_t i = 0; i < job->choice.excludes; i++)
+        pare__text_add(out, "  exclude: \"%s\"\n", job->choice.exclude[i]);
+}
+
 pare_status pare__train_recipe(const pare_train_job *job, const pare_train_options *train,
-                               const pare_data_options *data, char **text)
+                               const pare_distill_options *losses, const pare_data_options *data,
+                               char **text)
 {
     pare__text out = {0};
     pare__text_add(&out, "seed: %llu\ntrain:\n", (unsigned long long)train->seed);
@@ -74,6 +143,8 @@ pare_status pare__train_recipe(const pare_train_job *job, const pare_train_optio
                    train->compute == PARE_BF16 ? "bf16" : "f32",
                    job->keep_masks ? "true" : "false");
     add_data(&out, data);
+    add_teacher(&out, job, losses);
+    add_retraining(&out, job);
     PARE_TRY(pare__text_take(&out, text));
     return PARE_OK;
 }

@@ -5,9 +5,10 @@
 #include "pare/run.h"
 
 /* YAML with every choice that the result depends on written out; no paths, threads or budget.
- * Caller frees. */
+ * losses: of a job with a teacher. Caller frees. */
 pare_status pare__train_recipe(const pare_train_job *job, const pare_train_options *train,
-                               const pare_data_options *data, char **text);
+                               const pare_distill_options *losses, const pare_data_options *data,
+                               char **text);
 
 /* What must be the same to go on with a training. */
 typedef struct pare__identity {

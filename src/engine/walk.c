@@ -106,6 +106,7 @@ static pare_status walk_sequential(pare__walker *w)
         if (!is_done(w, s))
             PARE_TRY(pare__walk_run(w, s, 1, NULL, false));
         PARE_TRY(pare__walk_solve(w, s));
+        PARE_TRY(pare__walk_share(w, s));
         pare__walk_drop_stats(w);
     }
     if (!is_last(w))
@@ -189,6 +190,8 @@ static pare_status walk_at_once(pare__walker *w, bool *wanted)
     PARE_TRY(pare__walk_keep_folded(w));
     for (int64_t s = first; s < first + count; s++)
         PARE_TRY(pare__walk_solve(w, s));
+    for (int64_t s = first; s < first + count; s++)
+        PARE_TRY(pare__walk_share(w, s));
     pare__walk_drop_stats(w);
     if (!is_last(w) && !w->calibration->dense)
         PARE_TRY(pare__walk_run(w, first, 0, NULL, true));
@@ -208,6 +211,7 @@ static pare_status one_block(pare__walker *w, int64_t index)
     } else {
         PARE_TRY_DONE(walk_sequential(w));
     }
+    PARE_TRY_DONE(pare__walk_saved(w));
     w->done = index + 1;
     if (!w->visit)
         PARE_TRY_DONE(pare__journal_block(w->job));
@@ -223,11 +227,13 @@ static pare_status open_cache(pare__walker *w)
     char *key = NULL;
     if (!w->calibration->cache)
         return PARE_OK;
-    if (!w->calibration->dense) {
+    if (!w->calibration->dense || w->job->ranks) {
         if (log->write)
             log->write(log->user, PARE_LOG_INFO,
-                       "the cache of statistics is not used: only with dense propagation are they "
-                       "the same whatever is done to the model");
+                       w->job->ranks
+                           ? "the cache of statistics is not used: it is of one process"
+                           : "the cache of statistics is not used: only with dense propagation are "
+                             "they the same whatever is done to the model");
         return PARE_OK;
     }
     PARE_TRY(pare__walk_cache_key(w, &key));
@@ -248,6 +254,8 @@ static pare_status open_memory(pare__walker *w)
         const pare_cpu_options cpu = {.threads = w->threads, .isa = w->job->options->isa};
         PARE_TRY(pare_cpu_create(&cpu, &w->be));
     }
+    if (w->job->ranks)
+        PARE_TRY(pare_comm_device(w->job->ranks, w->be, &w->comm));
     PARE_TRY(pare__calloc((size_t)w->site_count, sizeof(pare_site_stats *), &w->stats));
     PARE_TRY(pare_backend_alloc(w->be, w->hidden_in_bytes, &w->hidden_in));
     PARE_TRY(pare_backend_host_alloc(w->be, w->staging_bytes, &w->staging));
@@ -255,6 +263,7 @@ static pare_status open_memory(pare__walker *w)
     PARE_TRY(pare_backend_alloc(w->be, w->vector_bytes, &w->vector));
     for (int i = 0; w->holds && i < 2; i++)
         PARE_TRY(pare_backend_alloc(w->be, w->hidden_bytes, &w->held[i]));
+    PARE_TRY(pare__walk_open_saving(w));
     PARE_TRY(open_cache(w));
     return PARE_OK;
 }
@@ -275,6 +284,7 @@ static void close_memory(pare__walker *w)
     if (!w->be)
         return;
     pare_site_cache_close(&w->cache);
+    pare__walk_close_saving(w);
     for (int i = 0; i < 2; i++) {
         pare_backend_release(w->be, w->held[i], w->hidden_bytes);
         w->held[i] = NULL;
@@ -287,7 +297,17 @@ static void close_memory(pare__walker *w)
     w->arena = w->staging = w->hidden_in = NULL;
     free(w->stats);
     w->stats = NULL;
+    pare_comm_free(&w->comm);
     pare_backend_free(&w->be);
+}
+
+/* What is on its way was made before; but where a device fails, all that comes after fails too. */
+static pare_status first_failure(pare__walker *w, pare_status status)
+{
+    if (status == PARE_OK || status == PARE_ERR_DEVICE)
+        return status;
+    pare_status before = pare__walk_saved(w);
+    return before != PARE_OK ? before : status;
 }
 
 static pare_status walk_rest(pare__walker *w)
@@ -300,6 +320,7 @@ static pare_status walk_rest(pare__walker *w)
         PARE_TRY_DONE(w->visit(w, -1, w->visit_user));
     count_device(w); /* not after a fault, whose sentence is the one to keep */
 done:
+    status = first_failure(w, status);
     close_memory(w);
     return status;
 }
@@ -309,12 +330,16 @@ pare_status pare__walk_blocks(pare__job *job)
     pare__walker *w = job->walker;
     if (!w)
         return PARE_OK;
-    if (!job->resumed)
+    if (!job->resumed && pare__leads(job))
+        PARE_TRY(pare__walk_clean(job));
+    PARE_TRY(pare__ranks_wait(job));
+    if (!job->resumed && !pare__leads(job)) /* where it has a disk of its own */
         PARE_TRY(pare__walk_clean(job));
     double begin = pare__now();
     if (w->result_bytes == 0 && !w->visit)
         return PARE_OK; /* no product reads what was chosen */
     PARE_TRY(pare__walk_open_files(w));
+    PARE_TRY(pare__walk_tell(w));
     if (w->done < w->blocks)
         PARE_TRY(walk_rest(w));
     w->ready = true;

@@ -5,11 +5,13 @@
  * walk_predict.c what it takes; walk.c goes over the blocks; walk_run.c runs a block over all
  * samples, from one file of hidden states to the next, and gathers statistics; walk_scale.c folds
  * scales of inputs into what comes before; walk_site.c prunes (walk_mask.c) and rounds a site's
- * layers; walk_write.c keeps results, walk_journal.c says which there are. Afterwards the chunks of
- * a walked tensor take their rows from those results (pare__walk_rows), so that one pipeline writes
- * every output, sparse ones included, whose size is known only then.
+ * layers; walk_write.c keeps results, walk_journal.c says which there are; walk_save.c brings both
+ * and hidden states to the files; walk_ranks.c shares all of it between processes. Afterwards the
+ * chunks of a walked tensor take their rows from those results (pare__walk_rows), so that one
+ * pipeline writes every output, sparse ones included, whose size is known only then.
  *
- * "<output>.walk" holds hidden.0 and hidden.1, results (everything a solved layer has become), and
+ * "<output>.walk" (of a process that is not the first of several a folder in it, rank.N) holds
+ * hidden.0 and hidden.1, results (everything a solved layer has become), and
  * way (threads, instruction set, device: what the bytes depend on). Files are not memory.
  */
 #ifndef PARE_ENGINE_WALK_H
@@ -50,13 +52,17 @@ typedef struct pare__walk_site {
     char note[160];
 } pare__walk_site;
 
+/* What is on its way from a device to the files. */
+typedef struct pare__saving pare__saving;
+
 struct pare__walker {
     pare__job *job;
     const pare_calibration *calibration;
     pare_model *model;
     pare_dataset *dataset;
     int64_t samples;
-    bool padded; /* samples may hold padding */
+    int64_t first, last, most; /* of these, this process's [first, last); the most that one has */
+    bool padded;               /* samples may hold padding */
     pare_model_shape shape;
     int threads; /* of one op */
     int64_t blocks;
@@ -65,13 +71,17 @@ struct pare__walker {
     pare_prune_step *plain_prunes; /* the recipe's without data, for what is no site */
     pare_quant_step *plain_quants;
     int64_t result_bytes, hidden_bytes; /* of the files; hidden: of one at most */
+    int64_t own_bytes;                  /* of the results that this process makes */
     int64_t read_bytes;                 /* of the source */
     double flops;
     int64_t arena_bytes, hidden_in_bytes, staging_bytes, vector_bytes; /* of what is below */
-    pare__bytes peak; /* of all that the walk holds */
+    int64_t saving_bytes; /* of the most that is saved at once: hidden states, a layer's result */
+    pare__bytes peak;     /* of all that the walk takes, libraries included */
+    int64_t left_bytes;   /* of the host's, that libraries keep when it is over */
 
     /* while it works */
     pare_backend *be;
+    pare_comm *comm;     /* of several processes: for the backend's memory */
     int64_t device_free; /* bytes, before it began */
     pare_model *block;
     int64_t at;            /* its index */
@@ -84,6 +94,7 @@ struct pare__walker {
     char *held[2];         /* kept there too, those that go into block held_for */
     int64_t held_for;
     char *staging;           /* PARE__WALK_STAGING bytes of the host's */
+    pare__saving *saving;    /* of a device; NULL: what is to be saved is written at once */
     char *arena;             /* rows for statistics while a block runs, or what a layer needs */
     float *vector;           /* of the backend's: as long as any row or column */
     pare_site_stats **stats; /* [site_count] or NULL */
@@ -153,6 +164,10 @@ pare_status pare__walk_fold_known(pare__walker *w);
 pare_status pare__walk_keep_folded(pare__walker *w);
 /* Bytes of the arena that this takes. */
 int64_t pare__walk_scale_bytes(const pare__walker *w, const pare__walk_site *site);
+/* Bytes of the source that are read for it. */
+int64_t pare__walk_scale_reads(const pare__walker *w, const pare__walk_site *site);
+/* Bytes of the host's that reading a task's source values takes. */
+int64_t pare__walk_source_bytes(const pare__walker *w, int64_t task);
 
 /* ---- walk_journal.c -------------------------------------------------------------------------- */
 
@@ -161,14 +176,19 @@ pare_status pare__walk_take(pare__job *job, uint32_t type, const void *payload, 
                             bool *taken);
 /* Nothing is done yet. */
 void pare__walk_forget(pare__walker *w);
+/* With --sync what the walk has written so far is on the disk. */
+pare_status pare__walk_flush(const pare__job *job);
 /* Refuses to go on with a walk that was begun in another way, and says which. */
 pare_status pare__walk_check_way(const pare__job *job, const char *journal);
 
 /* ---- walk_site.c ----------------------------------------------------------------------------- */
 
 /* Solves the layers of a site that are not done, each durable before the next; those that are done
- * are put into the block. */
+ * are put into the block. Of several processes each solves its own, and then they share. */
 pare_status pare__walk_solve(pare__walker *w, int64_t site);
+/* What the layers of a site have become, from the process that solved it to all: into their blocks,
+ * and into the journal. */
+pare_status pare__walk_share(pare__walker *w, int64_t site);
 /* Bytes of the arena that a site's layers need; and what methods take beside it. */
 int64_t pare__walk_layer_bytes(const pare__walker *w, const pare__walk_site *site);
 int64_t pare__walk_method_bytes(const pare__walker *w, const pare__walk_site *site);
@@ -176,15 +196,70 @@ int64_t pare__walk_method_bytes(const pare__walker *w, const pare__walk_site *si
 /* A layer of a task as methods see it, without statistics, its memory carved. */
 void pare__walk_layer(const pare__task *task, pare__carve *carve, pare_layer *layer);
 
+/* ---- walk_save.c ----------------------------------------------------------------------------- */
+
+/* Part of what is saved: the backend's memory, and its place in the file. */
+typedef struct pare__piece {
+    const void *values;
+    int64_t bytes, at;
+} pare__piece;
+
+#define PARE__WALK_PIECES 3
+/* What a backend of a device takes there by itself. */
+#define PARE__PLACE_BYTES ((int64_t)128 << 10)
+
+pare_status pare__walk_open_saving(pare__walker *w);
+/* What was handed over is saved before it closes, if it can be. */
+void pare__walk_close_saving(pare__walker *w);
+/* Bytes of a device that saving pieces of so many bytes takes. */
+int64_t pare__walk_saving_bytes(int64_t bytes);
+
+/* Saves up to PARE__WALK_PIECES pieces, and then, of a task ≥ 0, its record. On return the pieces
+ * may be changed by what the backend is asked next; those of a device may not be in the file yet.
+ * Fails with what failed first, now or before. */
+pare_status pare__walk_save(pare__walker *w, int file, const pare__piece *pieces, int count,
+                            int64_t task);
+/* Waits until all of it is in the files. */
+pare_status pare__walk_saved(pare__walker *w);
+
 /* ---- walk_write.c ---------------------------------------------------------------------------- */
 
 /* Bytes of a task's results. */
 int64_t pare__walk_result_bytes(const pare__task *task);
 
-/* Writes a layer's result: codes, scales and zeros, or w rounded to the entry's dtype (narrow: room
- * for that, unless it is F32). */
+/* Saves a layer's result and its record: codes, scales and zeros, or w rounded to the entry's dtype
+ * (narrow: room for that, unless it is F32). */
 pare_status pare__walk_write(pare__walker *w, int64_t task, const pare_layer *layer, void *narrow);
 /* Reads it back: codes and so on as they were, w decoded. */
 pare_status pare__walk_read(pare__walker *w, int64_t task, const pare_layer *layer, void *narrow);
+/* The same where another process has it, which has read it (both call this). */
+pare_status pare__walk_receive(pare__walker *w, int64_t task, const pare_layer *layer,
+                               void *narrow);
+
+/* A part of a file into the backend's memory. */
+pare_status pare__walk_load(pare__walker *w, int file, void *values, int64_t bytes, int64_t at);
+
+/* ---- walk_ranks.c ------------------------------------------------------------------------------
+ */
+
+/* This process's folder. Caller frees. */
+pare_status pare__walk_folder(const pare__job *job, char **path);
+/* Which process makes what, and runs which samples. */
+void pare__walk_deal(pare__walker *w);
+pare_status pare__walk_share_samples(pare__walker *w);
+
+/* All that follows does nothing if this process is alone. */
+
+/* *all becomes whether it is so of all. */
+pare_status pare__walk_all(const pare__walker *w, bool *all);
+/* What the first one's journal says of the walk, to all. */
+pare_status pare__walk_tell(pare__walker *w);
+/* The statistics of a site become those of all samples. */
+pare_status pare__walk_join(pare__walker *w, int64_t site);
+int64_t pare__walk_join_bytes(const pare__walker *w); /* of the host's, that this takes */
+/* The scales that the first one has found, to all. */
+pare_status pare__walk_tell_scales(pare__walker *w, int64_t site);
+/* A task's result is made: what the one that made it says of it, to all and into the journal. */
+pare_status pare__walk_tell_layer(pare__walker *w, int64_t task);
 
 #endif

@@ -30,7 +30,7 @@ typedef struct block_record {
     bool flushed;
 } block_record;
 
-static pare_status flush(pare__job *job)
+pare_status pare__walk_flush(const pare__job *job)
 {
     const int files[] = {job->walker->result, job->walker->hidden[0], job->walker->hidden[1]};
     for (int i = 0; job->options->sync && i < 3; i++)
@@ -40,8 +40,11 @@ static pare_status flush(pare__job *job)
     return PARE_OK;
 }
 
+/* The first of several processes has the journal of all. */
 static pare_status add(pare__job *job, uint32_t type, const void *payload, size_t size)
 {
+    if (!pare__leads(job))
+        return PARE_OK;
     PARE_TRY(pare_journal_add(job->journal, type, payload, (uint32_t)size));
     if (job->options->sync)
         PARE_TRY(pare_journal_sync(job->journal));
@@ -76,7 +79,7 @@ pare_status pare__journal_layer(pare__job *job, int64_t task)
     r.seconds = k->seconds;
     r.flushed = job->options->sync;
     r.report = k->report;
-    PARE_TRY(flush(job));
+    PARE_TRY(pare__walk_flush(job));
     return add(job, RECORD_LAYER, &r, sizeof r);
 }
 
@@ -86,8 +89,10 @@ pare_status pare__journal_block(pare__job *job)
     memset(&r, 0, sizeof r);
     r.done = job->walker->done;
     r.flushed = job->options->sync;
-    PARE_TRY(flush(job));
-    return add(job, RECORD_BLOCK, &r, sizeof r);
+    PARE_TRY(pare__walk_flush(job));
+    PARE_TRY(pare__ranks_wait(job)); /* all have written theirs */
+    PARE_TRY(add(job, RECORD_BLOCK, &r, sizeof r));
+    return pare__ranks_wait(job); /* and none writes over what this block went by before it is so */
 }
 
 /* ---- taking over ----------------------------------------------------------------------------- */
@@ -212,7 +217,7 @@ pare_status pare__walk_clean(const pare__job *job)
     char *folder = NULL;
     if (!job->walker)
         return PARE_OK;
-    PARE_TRY(pare__beside(job->recipe, ".walk", &folder));
+    PARE_TRY(pare__walk_folder(job, &folder));
     pare_status status = pare__remove_tree(folder);
     free(folder);
     PARE_TRY(status);

@@ -71,14 +71,16 @@ static pare_status open_samples(pare__walker *w)
     w->shape = (pare_model_shape){.batch = pare__default_batch(c->batch, w->model, w->dataset),
                                   .length = pare_dataset_length(w->dataset),
                                   .compute = c->compute == PARE_BF16 ? PARE_BF16 : PARE_F32};
-    if (w->shape.batch > w->samples)
-        w->shape.batch = w->samples;
+    PARE_TRY(pare__walk_share_samples(w));
+    if (w->shape.batch > w->most)
+        w->shape.batch = w->most;
     return PARE_OK;
 }
 
 pare_status pare__walk_way(const pare__walker *w, char **text)
 {
-    const char *isa = w->job->options->isa;
+    const char *isa = w->job->options->isa, *device = w->job->device.name;
+    int ranks = pare__rank_count(w->job->ranks);
     uint64_t digest[2];
     char hex[33];
     pare__text way = {0};
@@ -86,8 +88,12 @@ pare_status pare__walk_way(const pare__walker *w, char **text)
         isa = pare_cpu_has_isa(*i) ? *i : NULL;
     pare_dataset_digest(w->dataset, digest);
     pare__hex128(digest, hex);
+    if (ranks > 1 && w->job->device.cuda) /* each has one of its own */
+        device = strchr(device, ' ') + 1;
+    if (ranks > 1)
+        pare__text_add(&way, "%d processes of ", ranks);
     pare__text_add(&way, "%d thread%s, %s, %s, data %s", w->threads, w->threads == 1 ? "" : "s",
-                   isa ? isa : "?", w->job->device.name, hex);
+                   isa ? isa : "?", device, hex);
     return pare__text_take(&way, text);
 }
 
@@ -395,12 +401,15 @@ static pare_status prepare_scales(pare__walker *w)
 
 static pare_status place_results(pare__walker *w)
 {
+    pare__walk_deal(w);
     for (int64_t t = 0; t < w->job->count; t++) {
         pare__task *task = &w->job->tasks[t];
         if (!task->walked)
             continue;
-        task->walked->at = w->result_bytes;
-        w->result_bytes += pare__walk_result_bytes(task);
+        int64_t bytes = pare__walk_result_bytes(task);
+        task->walked->at = w->own_bytes; /* of what this process makes */
+        w->own_bytes += pare__owns(w->job, task) ? bytes : 0;
+        w->result_bytes += bytes;
     }
     return PARE_OK;
 }

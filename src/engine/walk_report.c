@@ -63,7 +63,27 @@ static void add_walk(const pare__walker *w, pare__json *root)
     pare__json_set_int(o, "layers", layers);
     pare__json_set_real(o, "flops", w->flops);
     pare__json_set_int(o, "disk_bytes",
-                       w->result_bytes + (w->blocks > 1 ? 2 * w->hidden_bytes : 0));
+                       w->result_bytes + (w->blocks > 1 ? 2 * w->hidden_bytes : 0) *
+                                             pare__rank_count(w->job->ranks));
+}
+
+/* Who shared it, and what went between them. */
+static void add_ranks(const pare__walker *w, bool ran, pare__json *root)
+{
+    const pare_comm *ranks = w->job->ranks;
+    if (!ranks)
+        return;
+    const pare_comm_facts *facts = pare_comm_facts_of(ranks);
+    pare__json *o = pare__json_set_object(root, "ranks");
+    pare__json_set_int(o, "count", facts->size);
+    pare__json_set_string(o, "kind", facts->kind);
+    pare__json_set_string(o, "library", facts->library);
+    if (!ran)
+        return;
+    pare_comm_traffic traffic = pare_comm_traffic_of(ranks);
+    pare__json_set_int(o, "bytes", traffic.bytes);
+    pare__json_set_real(o, "seconds", traffic.seconds);
+    pare__json_set_real(o, "exposed_seconds", traffic.exposed);
 }
 
 /* "sparsegpt 2:4, gptq w4g32" */
@@ -125,6 +145,7 @@ void pare__walk_report(const pare__job *job, bool ran, pare__json *root)
     if (!w || w->result_bytes == 0)
         return;
     add_walk(w, root);
+    add_ranks(w, ran, root);
     if (!ran)
         return;
     pare__json *list = pare__json_set_array(root, "layers");

@@ -48,6 +48,7 @@ static pare_status begin_folder(pare__walker *w)
     char *path = NULL, *way = NULL;
     bool all;
     PARE_TRY_DONE(find_files(w, &all));
+    PARE_TRY_DONE(pare__walk_all(w, &all));
     PARE_TRY_DONE(pare__join(w->folder, "way", &path));
     if (!all) {
         pare__walk_forget(w);
@@ -63,10 +64,10 @@ done:
 pare_status pare__walk_open_files(pare__walker *w)
 {
     if (!w->folder)
-        PARE_TRY(pare__beside(w->job->recipe, ".walk", &w->folder));
+        PARE_TRY(pare__walk_folder(w->job, &w->folder));
     PARE_TRY(pare__make_directory(w->folder));
     PARE_TRY(begin_folder(w));
-    PARE_TRY(open_file(w, names[0], w->result_bytes, &w->result));
+    PARE_TRY(open_file(w, names[0], w->own_bytes, &w->result));
     for (int i = 1; i < file_count(w); i++)
         PARE_TRY(open_file(w, names[i], w->hidden_bytes, &w->hidden[i - 1]));
     return PARE_OK;
@@ -107,25 +108,17 @@ static pare_status read_hidden(pare__walker *w, int64_t index, int64_t size, par
         return PARE_OK;
     }
     hidden->data = w->hidden_in;
-    char *host = pare_backend_is_host(w->be) ? w->hidden_in : w->staging;
-    PARE_TRY(pare__file_read(w->hidden[w->at % 2], w->folder, host, bytes_of(hidden), at));
-    PARE_TRY(pare_backend_upload(w->be, w->hidden_in, host, bytes_of(hidden)));
-    return PARE_OK;
+    return pare__walk_load(w, w->hidden[w->at % 2], w->hidden_in, bytes_of(hidden), at);
 }
 
 static pare_status write_hidden(pare__walker *w, int64_t index, int64_t size)
 {
     pare_tensor hidden = pare_model_output(w->block);
-    const void *host = hidden.data;
     int64_t bytes = bytes_of(&hidden), at = index * (bytes / size * w->shape.batch);
     if (w->holds)
         PARE_TRY(pare_backend_copy(w->be, w->held[(w->at + 1) % 2] + at, hidden.data, bytes));
-    if (!pare_backend_is_host(w->be)) {
-        PARE_TRY(pare_backend_download(w->be, w->staging, hidden.data, bytes));
-        host = w->staging;
-    }
-    PARE_TRY(pare__file_write(w->hidden[(w->at + 1) % 2], w->folder, host, bytes, at));
-    return PARE_OK;
+    const pare__piece all = {.values = hidden.data, .bytes = bytes, .at = at};
+    return pare__walk_save(w, w->hidden[(w->at + 1) % 2], &all, 1, -1);
 }
 
 /* ---- statistics ------------------------------------------------------------------------------ */
@@ -291,14 +284,18 @@ pare_status pare__walk_run(pare__walker *w, int64_t first, int64_t count, const 
     pare_model_set_hook(w->block, sites > (next ? 0 : 1) ? observe : NULL, &r);
     pare_status status = pare_feed_run(
         w->job->sched, name,
-        &(pare_feed_options){.dataset = w->dataset, .batch = w->shape.batch, .last = w->samples},
+        &(pare_feed_options){
+            .dataset = w->dataset, .batch = w->shape.batch, .first = w->first, .last = w->last},
         run_batch, &r);
     pare_model_set_hook(w->block, NULL, NULL);
     PARE_TRY(status);
     if (next)
         w->held_for = w->at + 1;
-    for (int64_t s = first; s < first + count; s++)
-        if (w->stats[s] && !w->stats[s]->finished)
-            PARE_TRY(pare_site_stats_finish(w->be, w->stats[s]));
+    for (int64_t s = first; s < first + count; s++) {
+        if (!w->stats[s] || w->stats[s]->finished)
+            continue;
+        PARE_TRY(pare__walk_join(w, s));
+        PARE_TRY(pare_site_stats_finish(w->be, w->stats[s]));
+    }
     return PARE_OK;
 }

@@ -19,8 +19,9 @@ typedef struct piece {
     int64_t rows, raw_bytes, scratch_bytes, wide_bytes;
 } piece;
 
-static pare_status open_piece(const pare__walker *w, const pare_entry *e, int64_t index, piece *p)
+static void size_piece(const pare__walker *w, int64_t index, piece *p)
 {
+    const pare_entry *e = pare_store_entry(w->job->store, index);
     int64_t row = e->cols * pare_dtype_bits(e->dtype) / 8;
     int64_t align = e->form == PARE_FORM_DENSE ? 1 : pare_entry_align(e);
     p->rows = PIECE_BYTES / (row > 0 ? row : 1) / align * align;
@@ -28,7 +29,19 @@ static pare_status open_piece(const pare__walker *w, const pare_entry *e, int64_
     p->rows = p->rows < e->rows ? p->rows : e->rows;
     p->raw_bytes = p->rows * row;
     p->scratch_bytes = pare_store_scratch(w->job->store, index, p->rows);
-    p->wide_bytes = pare_backend_is_host(w->be) ? 0 : p->rows * e->cols * 4;
+    p->wide_bytes = w->job->device.cuda ? p->rows * e->cols * 4 : 0;
+}
+
+int64_t pare__walk_source_bytes(const pare__walker *w, int64_t task)
+{
+    piece p = {0};
+    size_piece(w, task, &p);
+    return p.raw_bytes + p.scratch_bytes + p.wide_bytes;
+}
+
+static pare_status open_piece(const pare__walker *w, int64_t index, piece *p)
+{
+    size_piece(w, index, p);
     PARE_TRY(pare__pages((size_t)p->raw_bytes, &p->raw));
     PARE_TRY(pare__pages((size_t)p->scratch_bytes, &p->scratch));
     PARE_TRY(pare__pages((size_t)p->wide_bytes, &p->wide));
@@ -48,7 +61,7 @@ static pare_status read_source(pare__walker *w, int64_t index, float *values)
     pare_backend *host = pare_backend_host(w->be);
     const pare_entry *e = pare_store_entry(w->job->store, index);
     piece p = {0};
-    PARE_TRY_DONE(open_piece(w, e, index, &p));
+    PARE_TRY_DONE(open_piece(w, index, &p));
     for (int64_t first = 0, rows; first < e->rows; first += rows) {
         rows = e->rows - first < p.rows ? e->rows - first : p.rows;
         int64_t n = rows * e->cols;
@@ -188,6 +201,18 @@ pare_status pare__walk_fold_known(pare__walker *w)
     return PARE_OK;
 }
 
+static pare_status keep(pare__walker *w, int64_t t)
+{
+    const pare__task *task = &w->job->tasks[t];
+    pare__carve carve = {.base = w->arena};
+    int64_t n = task->out.rows * task->out.cols;
+    pare_layer layer = {.w = pare_matrix(pare__carve_next(&carve, n * 4), PARE_F32, task->out.rows,
+                                         task->out.cols)};
+    PARE_TRY(pare__walk_weight(w, t, layer.w));
+    task->walked->done = !w->job->ranks; /* else once all know */
+    return pare__walk_write(w, t, &layer, pare__carve_next(&carve, n * 2));
+}
+
 pare_status pare__walk_keep_folded(pare__walker *w)
 {
     for (int64_t t = 0; t < w->job->count; t++) {
@@ -195,14 +220,9 @@ pare_status pare__walk_keep_folded(pare__walker *w)
         pare__walked *k = task->walked;
         if (!k || k->site >= 0 || k->block != w->at || k->done)
             continue;
-        pare__carve carve = {.base = w->arena};
-        int64_t n = task->out.rows * task->out.cols;
-        pare_layer layer = {.w = pare_matrix(pare__carve_next(&carve, n * 4), PARE_F32,
-                                             task->out.rows, task->out.cols)};
-        PARE_TRY(pare__walk_weight(w, t, layer.w));
-        PARE_TRY(pare__walk_write(w, t, &layer, pare__carve_next(&carve, n * 2)));
-        k->done = true;
-        PARE_TRY(pare__journal_layer(w->job, t));
+        if (pare__owns(w->job, task))
+            PARE_TRY(keep(w, t));
+        PARE_TRY(pare__walk_tell_layer(w, t));
     }
     return PARE_OK;
 }
@@ -212,6 +232,19 @@ pare_status pare__walk_keep_folded(pare__walker *w)
 static bool is_scaled(const pare__walk_site *s, const pare__walked *k)
 {
     return k && k->quant == s->scaling;
+}
+
+int64_t pare__walk_scale_reads(const pare__walker *w, const pare__walk_site *s)
+{
+    int64_t bytes = 0;
+    for (int i = -2; s->scaling && s->foldable && i < s->site.count; i++) {
+        int64_t t = i < 0 ? s->fold[i + 2] : s->task[i];
+        if (t < 0)
+            continue;
+        bool asked = i >= 0 && is_scaled(s, w->job->tasks[t].walked);
+        bytes += (1 + asked) * pare_store_entry(w->job->store, t)->stored_bytes;
+    }
+    return bytes;
 }
 
 int64_t pare__walk_scale_bytes(const pare__walker *w, const pare__walk_site *s)
@@ -290,7 +323,9 @@ pare_status pare__walk_scale(pare__walker *w, int64_t index)
     PARE_TRY(pare__calloc((size_t)s->site.cols, sizeof *s->scales, &s->scales));
     for (int64_t c = 0; c < s->site.cols; c++)
         s->scales[c] = 1;
-    PARE_TRY(ask(w, s, w->stats[index]));
+    if (pare__leads(w->job))
+        PARE_TRY(ask(w, s, w->stats[index]));
+    PARE_TRY(pare__walk_tell_scales(w, index));
     s->scaled = s->scaled && sensible(s->scales, s->site.cols);
     if (s->scaled)
         PARE_TRY(put_changed(w, s, &finite));

@@ -104,9 +104,11 @@ int64_t pare__walk_layer_bytes(const pare__walker *w, const pare__walk_site *sit
 }
 
 /* What a layer's methods take of the backend's memory beside the arena: a factor while it is made,
- * or what is left of it and a sweep or a quantiser's own. */
-static int64_t method_bytes(const pare__task *task)
+ * or what is left of it and either the source's rows, a sweep, or a quantiser's own. */
+static int64_t method_bytes(const pare__walker *w, const pare__walk_site *site,
+                            const pare__task *task)
 {
+    const pare_site_stats stats = {.kinds = site->needs};
     const pare__walked *k = task->walked;
     bool choose = k->prune && k->prune->method->choose;
     bool sweep = choose || (k->quant && k->quant->method->needs_factor);
@@ -116,11 +118,16 @@ static int64_t method_bytes(const pare__task *task)
     pare__carve c = {0};
     pare__room r;
     lay_out(task, &c, &r);
+    r.layer.stats = &stats;
     int m = nm ? k->prune->pattern.m : 0;
     if (choose)
         own = pare_sweep_bytes(&r.layer, permuted, m);
-    int64_t rounding = k->quant ? pare_quant_bytes(k->quant->method, &r.layer, permuted, m) : 0;
-    own = (own > rounding ? own : rounding) + making / 2;
+    int64_t rounding = k->quant && k->quant->method->solve
+                           ? pare_quant_bytes(k->quant->method, &r.layer, permuted, m)
+                           : 0;
+    int64_t reading = w->job->device.cuda ? 0 : pare__walk_source_bytes(w, task->source);
+    own = (own > rounding ? own : rounding);
+    own = (own > reading ? own : reading) + making / 2;
     return making > own ? making : own;
 }
 
@@ -131,7 +138,7 @@ int64_t pare__walk_method_bytes(const pare__walker *w, const pare__walk_site *si
         const pare__task *task = site->task[l] >= 0 ? &w->job->tasks[site->task[l]] : NULL;
         if (!task || !task->walked || (!task->walked->prune && !task->walked->quant))
             continue;
-        int64_t bytes = method_bytes(task);
+        int64_t bytes = method_bytes(w, site, task);
         most = bytes > most ? bytes : most;
     }
     return most;
@@ -409,26 +416,33 @@ static pare_status solve(pare__solving *s)
     PARE_TRY(find_act_scale(s));
     PARE_TRY(make_sure(s, &seen));
     s->k->nonzeros = seen.count - seen.zeros;
-    PARE_TRY(pare__walk_write(s->w, s->t, &s->room.layer, s->room.narrow));
-    PARE_TRY(put(s));
-    return PARE_OK;
+    return put(s);
 }
 
 /* ---- a site ---------------------------------------------------------------------------------- */
+
+/* Turns to a layer; false if nothing is done to it. */
+static bool turn_to(pare__solving *s, int64_t l)
+{
+    s->t = s->site->task[l];
+    s->task = s->t >= 0 ? &s->w->job->tasks[s->t] : NULL;
+    s->k = s->task ? s->task->walked : NULL;
+    if (!s->k || (!s->k->prune && !s->k->quant))
+        return false;
+    pare__carve carve = {.base = s->w->arena};
+    lay_out(s->task, &carve, &s->room);
+    return true;
+}
 
 /* One layer: solved and kept, or taken from what was kept. */
 static pare_status do_layer(void *user, int worker, int64_t l)
 {
     pare__solving *s = user;
+    const pare__job *job = s->w->job;
     double begin = pare__now();
     (void)worker;
-    s->t = s->site->task[l];
-    s->task = s->t >= 0 ? &s->w->job->tasks[s->t] : NULL;
-    s->k = s->task ? s->task->walked : NULL;
-    if (!s->k || (!s->k->prune && !s->k->quant))
+    if (!turn_to(s, l) || !pare__owns(job, s->task) || (job->ranks && s->k->done))
         return PARE_OK;
-    pare__carve carve = {.base = s->w->arena};
-    lay_out(s->task, &carve, &s->room);
     if (s->k->done) {
         PARE_TRY(pare__walk_read(s->w, s->t, &s->room.layer, s->room.narrow));
         return put(s);
@@ -439,9 +453,8 @@ static pare_status do_layer(void *user, int worker, int64_t l)
         isfinite(s->site->before[l]))
         s->k->report.error_before = s->site->before[l];
     s->k->seconds = pare__now() - begin;
-    s->k->done = true;
-    PARE_TRY(pare__journal_layer(s->w->job, s->t));
-    return PARE_OK;
+    s->k->done = !job->ranks; /* else once all know */
+    return pare__walk_write(s->w, s->t, &s->room.layer, s->room.narrow);
 }
 
 pare_status pare__walk_solve(pare__walker *w, int64_t index)
@@ -457,5 +470,22 @@ pare_status pare__walk_solve(pare__walker *w, int64_t index)
                                    .user = &s});
     pare_factor_free(w->be, &s.factor);
     PARE_TRY(status);
+    return PARE_OK;
+}
+
+pare_status pare__walk_share(pare__walker *w, int64_t index)
+{
+    pare__solving s = {.w = w, .site = &w->sites[index]};
+    for (int l = 0; w->job->ranks && l < s.site->site.count; l++) {
+        if (!turn_to(&s, l))
+            continue;
+        if (pare__owns(w->job, s.task)) {
+            PARE_TRY(pare__walk_saved(w));
+            PARE_TRY(pare__walk_read(w, s.t, &s.room.layer, s.room.narrow));
+        }
+        PARE_TRY(pare__walk_receive(w, s.t, &s.room.layer, s.room.narrow));
+        PARE_TRY(pare__walk_tell_layer(w, s.t));
+        PARE_TRY(put(&s));
+    }
     return PARE_OK;
 }

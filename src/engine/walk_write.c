@@ -39,83 +39,96 @@ int64_t pare__walk_result_bytes(const pare__task *task)
 
 /* ---- to and from the backend's memory -------------------------------------------------------- */
 
-static pare_status put(pare__walker *w, const void *values, int64_t bytes, int64_t at)
+pare_status pare__walk_load(pare__walker *w, int file, void *values, int64_t bytes, int64_t at)
 {
     if (pare_backend_is_host(w->be))
-        return pare__file_write(w->result, w->folder, values, bytes, at);
+        return pare__file_read(file, w->folder, values, bytes, at);
     for (int64_t i = 0, n; i < bytes; i += n) {
         n = bytes - i < PARE__WALK_STAGING ? bytes - i : PARE__WALK_STAGING;
-        PARE_TRY(pare_backend_download(w->be, w->staging, (const char *)values + i, n));
-        PARE_TRY(pare__file_write(w->result, w->folder, w->staging, n, at + i));
-    }
-    return PARE_OK;
-}
-
-static pare_status get(pare__walker *w, void *values, int64_t bytes, int64_t at)
-{
-    if (pare_backend_is_host(w->be))
-        return pare__file_read(w->result, w->folder, values, bytes, at);
-    for (int64_t i = 0, n; i < bytes; i += n) {
-        n = bytes - i < PARE__WALK_STAGING ? bytes - i : PARE__WALK_STAGING;
-        PARE_TRY(pare__file_read(w->result, w->folder, w->staging, n, at + i));
+        PARE_TRY(pare__file_read(file, w->folder, w->staging, n, at + i));
         PARE_TRY(pare_backend_upload(w->be, (char *)values + i, w->staging, n));
     }
     return PARE_OK;
 }
 
-pare_status pare__walk_write(pare__walker *w, int64_t t, const pare_layer *layer, void *narrow)
+/* The arrays that a layer's result is made of; dense values are those of `narrow`, where there is
+ * one. */
+static int pieces_of(const pare__task *task, const pare_layer *layer, void *narrow,
+                     pare__piece pieces[PARE__WALK_PIECES])
 {
-    const pare__task *task = &w->job->tasks[t];
     const places p = places_of(task);
     int64_t at = task->walked->at, count = task->out.rows * task->out.cols;
     if (task->out.form != PARE_FORM_QUANT) {
-        const void *values = layer->w.data;
-        if (task->out.dtype != PARE_F32) {
-            PARE_TRY(pare_cast(
-                w->be, &(pare_cast_args){.x = pare_vector(layer->w.data, PARE_F32, count),
-                                         .y = pare_vector(narrow, task->out.dtype, count)}));
-            values = narrow;
-        }
-        PARE_TRY(put(w, values, count * p.item, at));
-        return PARE_OK;
+        void *values = task->out.dtype == PARE_F32 ? layer->w.data : narrow;
+        pieces[0] = (pare__piece){values, count * p.item, at};
+        return 1;
     }
     int64_t scales = p.blocks.down * p.blocks.across;
-    PARE_TRY(put(w, layer->codes.data, count, at + p.codes));
-    PARE_TRY(put(w, layer->scale.data, scales * 4, at + p.scale));
-    if (task->out.scheme.asymmetric)
-        PARE_TRY(put(w, layer->zero.data, scales, at + p.zero));
+    pieces[0] = (pare__piece){layer->codes.data, count, at + p.codes};
+    pieces[1] = (pare__piece){layer->scale.data, scales * 4, at + p.scale};
+    pieces[2] = (pare__piece){layer->zero.data, scales, at + p.zero};
+    return task->out.scheme.asymmetric ? 3 : 2;
+}
+
+pare_status pare__walk_write(pare__walker *w, int64_t t, const pare_layer *layer, void *narrow)
+{
+    const pare__task *task = &w->job->tasks[t];
+    int64_t count = task->out.rows * task->out.cols;
+    pare__piece pieces[PARE__WALK_PIECES];
+    if (task->out.form != PARE_FORM_QUANT && task->out.dtype != PARE_F32)
+        PARE_TRY(
+            pare_cast(w->be, &(pare_cast_args){.x = pare_vector(layer->w.data, PARE_F32, count),
+                                               .y = pare_vector(narrow, task->out.dtype, count)}));
+    int n = pieces_of(task, layer, narrow, pieces);
+    /* Of several processes the record comes once all know. */
+    return pare__walk_save(w, w->result, pieces, n, w->job->ranks ? -1 : t);
+}
+
+/* w of a result that is there. */
+static pare_status decode(pare__walker *w, const pare__task *task, const pare_layer *layer,
+                          void *narrow)
+{
+    const pare_blocks b = pare_scheme_blocks(&task->out.scheme, task->out.rows, task->out.cols);
+    bool wide = task->out.dtype == PARE_F32;
+    int64_t count = task->out.rows * task->out.cols;
+    if (task->out.form == PARE_FORM_QUANT)
+        PARE_TRY(pare_dequantize(
+            w->be,
+            &(pare_dequantize_args){.scheme = task->out.scheme,
+                                    .codes = layer->codes,
+                                    .block_rows = b.block_rows,
+                                    .block_cols = b.block_cols,
+                                    .scale = layer->scale,
+                                    .zero = layer->zero,
+                                    .w = pare_matrix(wide ? layer->w.data : narrow, task->out.dtype,
+                                                     task->out.rows, task->out.cols)}));
+    if (!wide)
+        PARE_TRY(
+            pare_cast(w->be, &(pare_cast_args){.x = pare_vector(narrow, task->out.dtype, count),
+                                               .y = pare_vector(layer->w.data, PARE_F32, count)}));
     return PARE_OK;
 }
 
 pare_status pare__walk_read(pare__walker *w, int64_t t, const pare_layer *layer, void *narrow)
 {
     const pare__task *task = &w->job->tasks[t];
-    const places p = places_of(task);
-    int64_t at = task->walked->at, count = task->out.rows * task->out.cols;
-    bool wide = task->out.dtype == PARE_F32;
-    pare_tensor own =
-        pare_matrix(wide ? layer->w.data : narrow, task->out.dtype, task->out.rows, task->out.cols);
-    if (task->out.form != PARE_FORM_QUANT) {
-        PARE_TRY(get(w, own.data, count * p.item, at));
-    } else {
-        int64_t scales = p.blocks.down * p.blocks.across;
-        PARE_TRY(get(w, layer->codes.data, count, at + p.codes));
-        PARE_TRY(get(w, layer->scale.data, scales * 4, at + p.scale));
-        if (task->out.scheme.asymmetric)
-            PARE_TRY(get(w, layer->zero.data, scales, at + p.zero));
-        PARE_TRY(pare_dequantize(w->be, &(pare_dequantize_args){.scheme = task->out.scheme,
-                                                                .codes = layer->codes,
-                                                                .block_rows = p.blocks.block_rows,
-                                                                .block_cols = p.blocks.block_cols,
-                                                                .scale = layer->scale,
-                                                                .zero = layer->zero,
-                                                                .w = own}));
-    }
-    if (!wide)
-        PARE_TRY(
-            pare_cast(w->be, &(pare_cast_args){.x = pare_vector(narrow, task->out.dtype, count),
-                                               .y = pare_vector(layer->w.data, PARE_F32, count)}));
-    return PARE_OK;
+    pare__piece pieces[PARE__WALK_PIECES];
+    int n = pieces_of(task, layer, narrow, pieces);
+    for (int i = 0; i < n; i++)
+        PARE_TRY(pare__walk_load(w, w->result, (void *)(uintptr_t)pieces[i].values, pieces[i].bytes,
+                                 pieces[i].at));
+    return decode(w, task, layer, narrow);
+}
+
+pare_status pare__walk_receive(pare__walker *w, int64_t t, const pare_layer *layer, void *narrow)
+{
+    const pare__task *task = &w->job->tasks[t];
+    pare__piece pieces[PARE__WALK_PIECES];
+    int n = pieces_of(task, layer, narrow, pieces);
+    for (int i = 0; i < n; i++)
+        PARE_TRY(pare_comm_broadcast(w->comm, (void *)(uintptr_t)pieces[i].values, pieces[i].bytes,
+                                     task->rank));
+    return pare__owns(w->job, task) ? PARE_OK : decode(w, task, layer, narrow);
 }
 
 /* ---- to the output --------------------------------------------------------------------------- */

@@ -56,6 +56,8 @@ static void lives(pare_model *m)
         if (n->active && n->traits.needs_output)
             read_at(y, backward);
     }
+    for (size_t i = 0; i < m->tap_count; i++)
+        read_at(&m->values[m->taps[i]], m->shape.training ? pare__time_loss(m) : pare__time_end(m));
     m->values[m->output].death = pare__time_end(m);
 }
 
@@ -184,6 +186,25 @@ static pare_status place_gradient(pare_model *m, int index, int i, bool over)
     return PARE_OK;
 }
 
+/* The losses are the last reader of a tapped value: they write its gradient first. That of the
+ * output is filled by the loss itself: what is added to it lies apart until backward begins. */
+static pare_status place_tap_gradients(pare_model *m)
+{
+    int loss = pare__time_loss(m);
+    for (size_t i = 0; i < m->tap_count; i++) {
+        pare__value *v = &m->values[m->taps[i]];
+        int64_t bytes = bytes_of(&v->tensor);
+        if (!m->nodes[v->producer].active)
+            continue;
+        if (m->taps[i] == m->output)
+            PARE_TRY(new_buffer(m, bytes, loss, loss, &m->output_tap_buffer));
+        else
+            PARE_TRY(
+                new_buffer(m, bytes, loss, pare__time_backward(m, v->producer), &v->grad_buffer));
+    }
+    return PARE_OK;
+}
+
 static pare_status place_gradients(pare_model *m)
 {
     pare__value *output = &m->values[m->output];
@@ -198,6 +219,7 @@ static pare_status place_gradients(pare_model *m)
         output->producer < 0 ? pare__time_loss(m) : pare__time_backward(m, output->producer);
     PARE_TRY(
         new_buffer(m, bytes_of(&output->tensor), pare__time_loss(m), death, &output->grad_buffer));
+    PARE_TRY(place_tap_gradients(m));
     for (int i = (int)m->node_count - 1; i >= 0; i--) {
         if (!m->nodes[i].active)
             continue;
@@ -228,7 +250,7 @@ static pare_status place_twins(pare_model *m)
 pare_status pare__plan(pare_model *m)
 {
     m->buffer_count = 0;
-    m->output_buffer = m->output_grad_buffer = -1;
+    m->output_buffer = m->output_grad_buffer = m->output_tap_buffer = -1;
     pare__mark(m);
     PARE_TRY(pare__shapes(m, m->shape.batch, m->shape.length));
     lives(m);
@@ -245,8 +267,22 @@ static void *at(const pare_model *m, int buffer)
     return buffer >= 0 ? m->activations + m->buffers[buffer].offset : NULL;
 }
 
+/* Whose backward is the last to add to each gradient: the first node's in the array. */
+static void bind_params(pare_model *m)
+{
+    for (size_t i = 0; i < m->param_count; i++)
+        m->extra[i].whole = -1;
+    for (int i = (int)m->node_count - 1; i >= 0; i--) {
+        const pare__node *n = &m->nodes[i];
+        for (int k = 0; k < n->params && n->active; k++)
+            if (n->param[k] >= 0)
+                m->extra[n->param[k]].whole = i;
+    }
+}
+
 void pare__plan_bind(pare_model *m)
 {
+    bind_params(m);
     for (size_t i = 0; i < m->value_count; i++) {
         m->values[i].tensor.data = at(m, m->values[i].buffer);
         m->values[i].grad.data = at(m, m->values[i].grad_buffer);
@@ -264,4 +300,5 @@ void pare__plan_bind(pare_model *m)
     m->output_f32.dtype = m->output_grad_f32.dtype = PARE_F32;
     m->output_f32.data = at(m, m->output_buffer);
     m->output_grad_f32.data = at(m, m->output_grad_buffer);
+    m->output_tap_grad = at(m, m->output_tap_buffer);
 }

@@ -113,6 +113,8 @@ static pare_status walk(pare_model *m, int end)
     }
     if (m->output_f32.data && end == (int)m->node_count)
         PARE_TRY(pare__copy(m, m->values[m->output].tensor, m->output_f32, false));
+    if (m->training)
+        PARE_TRY(pare__taps_clear(m));
     return PARE_OK;
 }
 

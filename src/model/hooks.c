@@ -25,6 +25,13 @@ pare_node_view pare_model_node(const pare_model *model, int64_t index)
     for (int i = 0; i < n->params; i++)
         view.param[i] = n->param[i];
     view.flops = n->kind->flops ? n->kind->flops(model, n) : 0;
+    if (n->kind == &pare__node_attention) {
+        view.heads = n->a.heads;
+        view.kv_heads = n->a.kv_heads;
+        view.window = n->a.sliding;
+        view.scale = n->a.scale;
+        view.causal = n->a.causal;
+    }
     return view;
 }
 

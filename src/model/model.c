@@ -27,6 +27,7 @@ void pare_model_free(pare_model **model)
         free((char *)(uintptr_t)m->params[i].name);
     for (size_t i = 0; i < m->node_count; i++)
         free(m->nodes[i].name);
+    free(m->taps);
     free(m->buffers);
     free(m->values);
     free(m->nodes);
@@ -127,8 +128,9 @@ static int64_t scratch_of(const pare_model *m, const pare__node *n)
     bool conv = n->kind == &pare__node_conv, half = m->shape.compute == PARE_BF16;
     if (!conv && n->kind != &pare__node_linear)
         return 0;
+    bool rounded = half && pare__param_held(m, n->param[0]) == PARE_F32;
     int64_t w = pare_tensor_count(&pare__param(m, n, 0)->value);
-    int64_t copies = conv ? 2 + (m->shape.training ? pare_cpu_count() : 0) : half;
+    int64_t copies = conv ? 2 + (m->shape.training ? pare_cpu_count() : 0) : rounded;
     return copies * w * (conv ? 4 : 2);
 }
 
@@ -140,10 +142,11 @@ static int64_t device_scratch_of(const pare_model *m, const pare__node *n)
     bool conv = n->kind == &pare__node_conv, half = m->shape.compute == PARE_BF16;
     if (!conv && n->kind != &pare__node_linear)
         return 0;
+    bool rounded = half && pare__param_held(m, n->param[0]) == PARE_F32;
     pare_tensor x = pare__in(m, n, 0), y = pare__out(m, n);
     int64_t w = pare_tensor_count(&pare__param(m, n, 0)->value);
     int64_t images = pare_tensor_count(&x) + pare_tensor_count(&y);
-    return conv ? images * (half ? 2 : 4) + 2 * w * 4 : half * w * 2;
+    return conv ? images * (half ? 2 : 4) + 2 * w * 4 : rounded * w * 2;
 }
 
 static int64_t largest_scratch(const pare_model *m,
@@ -177,6 +180,20 @@ pare_status pare_model_predict(pare_model *model, const pare_model_shape *shape,
     return PARE_OK;
 }
 
+pare_status pare_model_outputs(const pare_model *model, const pare_model_shape *shape,
+                               pare_tensor *outputs)
+{
+    pare_model draft;
+    PARE_TRY(check_shape(model, shape));
+    PARE_TRY(pare__draft(model, shape, &draft));
+    for (size_t i = 0; i < draft.node_count; i++) {
+        outputs[i] = draft.values[draft.nodes[i].output].tensor;
+        outputs[i].data = NULL;
+    }
+    pare__draft_free(&draft);
+    return PARE_OK;
+}
+
 /* What a model has of one backend's memory another may not see. */
 static pare_status check_backend(const pare_model *m, pare_backend *be)
 {
@@ -185,6 +202,18 @@ static pare_status check_backend(const pare_model *m, pare_backend *be)
                  "the model's values lie in the memory of %s: %s cannot "
                  "run it; load it anew there",
                  pare_backend_name(m->be), pare_backend_name(be));
+    return PARE_OK;
+}
+
+/* Values that are held for inference alone. */
+static pare_status check_held(const pare_model *m, const pare_model_shape *shape)
+{
+    for (size_t i = 0; m->values_arena && i < m->param_count; i++)
+        PARE_REQUIRE(m->params[i].value.dtype == PARE_F32 ||
+                         (!shape->training && shape->compute == PARE_BF16),
+                     PARE_ERR_ARGUMENT,
+                     "%s is held in BF16, for inference in BF16: make the model anew for all else",
+                     m->params[i].name);
     return PARE_OK;
 }
 
@@ -205,10 +234,11 @@ static void adopt(pare_model *m, const pare_model *draft)
     m->batch_length = draft->batch_length;
     m->output_buffer = draft->output_buffer;
     m->output_grad_buffer = draft->output_grad_buffer;
+    m->output_tap_buffer = draft->output_tap_buffer;
     m->activation_bytes = draft->activation_bytes;
     for (size_t i = 0; i < m->value_count; i++)
         m->values[i].tensor.data = m->values[i].grad.data = NULL;
-    m->output_f32.data = m->output_grad_f32.data = NULL;
+    m->output_f32.data = m->output_grad_f32.data = m->output_tap_grad = NULL;
 }
 
 pare_status pare_model_prepare(pare_model *model, pare_backend *be, const pare_model_shape *shape)
@@ -217,6 +247,7 @@ pare_status pare_model_prepare(pare_model *model, pare_backend *be, const pare_m
     PARE_REQUIRE(be, PARE_ERR_ARGUMENT, "prepare needs a backend");
     PARE_TRY(check_shape(model, shape));
     PARE_TRY(check_backend(model, be));
+    PARE_TRY(check_held(model, shape));
     PARE_TRY(pare__draft(model, shape, &draft));
     adopt(model, &draft);
     model->be = be;

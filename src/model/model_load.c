@@ -105,8 +105,9 @@ typedef struct pieces {
     pare_backend *be; /* of the host */
     char *raw, *scratch;
     float *f32;   /* rows of the checkpoint that have no place of their own */
-    float *whole; /* a turned tensor that the host cannot see */
-    size_t raw_size, scratch_size, f32_size, whole_size;
+    float *whole; /* a turned tensor that the host cannot see, or that is not F32 */
+    void *half;   /* values in BF16, for a backend that the host cannot see */
+    size_t raw_size, scratch_size, f32_size, whole_size, half_size;
 } pieces;
 
 /* Turns rows of the checkpoint, [count, out], into columns [out, in] of the value from column
@@ -141,20 +142,43 @@ static pare_status read_f32(pare_store *store, int64_t index, int64_t first, int
                                               .y = pare_vector(y, PARE_F32, n)});
 }
 
+/* Whether values are made where they will be. */
+static bool in_place(const pare_model *model, const pare_param *param)
+{
+    return pare_backend_is_host(model->be) && param->value.dtype == PARE_F32;
+}
+
+/* n values from element `first` of a parameter on, in what it is held in. */
+static pare_status put(const pare_model *model, const pare_param *param, int64_t first,
+                       const float *values, int64_t n, pieces *p)
+{
+    const void *from = values;
+    int64_t size = pare_dtype_bits(param->value.dtype) / 8;
+    char *place = (char *)param->value.data + first * size;
+    if (param->value.dtype == PARE_BF16) {
+        bool host = pare_backend_is_host(model->be);
+        if (!host)
+            PARE_TRY(pare__grow(&p->half, &p->half_size, (size_t)n, (size_t)size));
+        void *half = host ? place : p->half;
+        pare_tensor x = pare_vector((void *)(uintptr_t)values, PARE_F32, n);
+        PARE_TRY(pare_cast(p->be, &(pare_cast_args){.x = x, .y = pare_vector(half, PARE_BF16, n)}));
+        from = half;
+    }
+    return pare_backend_upload(model->be, place, from, n * size);
+}
+
 /* One piece of a parameter; adds its exact zeros. */
 static pare_status read_piece(pare_model *model, pare_param *param, pare_store *store,
                               int64_t index, int64_t first, int64_t count, pieces *p,
                               int64_t *zeros)
 {
     const pare_entry *entry = pare_store_entry(store, index);
-    bool host = pare_backend_is_host(model->be);
-    float *place = (float *)param->value.data + first * entry->cols, *rows = place;
+    bool there = in_place(model, param), apart = param->transposed || !there;
     int64_t n = count * entry->cols;
     pare_stats_result found;
-    if (param->transposed || !host) {
+    if (apart)
         PARE_TRY(pare__grow(&p->f32, &p->f32_size, (size_t)n, sizeof *p->f32));
-        rows = p->f32;
-    }
+    float *rows = apart ? p->f32 : (float *)param->value.data + first * entry->cols;
     PARE_TRY(read_f32(store, index, first, count, p, rows));
     PARE_TRY(pare_stats(p->be,
                         &(pare_stats_args){.x = pare_vector(rows, PARE_F32, n), .result = &found}));
@@ -165,9 +189,9 @@ static pare_status read_piece(pare_model *model, pare_param *param, pare_store *
                  (long long)(found.first_bad % entry->cols));
     *zeros += found.zeros;
     if (param->transposed)
-        turn(rows, count, first, host ? param->value.data : p->whole, entry->cols, entry->rows);
+        turn(rows, count, first, there ? param->value.data : p->whole, entry->cols, entry->rows);
     else
-        PARE_TRY(pare_backend_upload(model->be, place, rows, n * (int64_t)sizeof *rows));
+        PARE_TRY(put(model, param, first * entry->cols, rows, n, p));
     return PARE_OK;
 }
 
@@ -184,7 +208,7 @@ static pare_status read_values(pare_model *model, pare_param *param, pare_store 
 {
     const pare_entry *entry = pare_store_entry(store, index);
     int64_t step = piece_rows(entry), count = entry->rows * entry->cols;
-    bool aside = param->transposed && !pare_backend_is_host(model->be);
+    bool aside = param->transposed && !in_place(model, param);
     *zeros = 0;
     if (aside)
         PARE_TRY(pare__grow(&p->whole, &p->whole_size, (size_t)count, sizeof *p->whole));
@@ -193,8 +217,7 @@ static pare_status read_values(pare_model *model, pare_param *param, pare_store 
         PARE_TRY(read_piece(model, param, store, index, first, rows, p, zeros));
     }
     if (aside)
-        PARE_TRY(pare_backend_upload(model->be, param->value.data, p->whole,
-                                     count * (int64_t)sizeof *p->whole));
+        PARE_TRY(put(model, param, 0, p->whole, count, p));
     return PARE_OK;
 }
 
@@ -231,7 +254,7 @@ static pare_status mask_zeros(pare_model *model, int64_t index)
     pare__stage values = {0}, marks = {0};
     PARE_TRY_DONE(pare__stage_open(model->be, &values));
     PARE_TRY_DONE(pare__stage_open(model->be, &marks));
-    PARE_TRY_DONE(pare__param_mask(model, index));
+    PARE_TRY_DONE(pare_model_mask(model, index));
     const pare_param *param = &model->params[index];
     int64_t count = pare_tensor_count(&param->value), step = PARE__STAGE / (int64_t)sizeof(float);
     for (int64_t i = 0, n; i < count; i += n) {
@@ -292,6 +315,7 @@ done:
     free(p.scratch);
     free(p.f32);
     free(p.whole);
+    free(p.half);
     free(used);
     free(entry_of);
     return status;

@@ -45,12 +45,26 @@ pare_activation pare__rounding(const pare_model *m, const pare__node *n)
     return n->kind == &pare__node_conv && act == PARE_ACT_DYNAMIC ? PARE_ACT_NONE : act;
 }
 
-pare_status pare__rounded_bytes(const pare_model *m, const pare__node *n, int64_t *bytes)
+/* Whether backward leaves out what a fixed scale cuts off. With a scale of its own no row is cut
+ * off anywhere. */
+static bool cuts(const pare_model *m, const pare__node *n)
+{
+    return pare__rounding(m, n) == PARE_ACT_STATIC && n->want_grad & 1;
+}
+
+pare_status pare__product_traits(const pare_model *m, pare__node *n)
 {
     pare_tensor x = pare__in(m, n, 0);
-    *bytes = 0;
+    bool learns = pare__learns(pare__param(m, n, 0)), cut = cuts(m, n);
+    int64_t bytes = 0;
     if (pare__rounding(m, n) != PARE_ACT_NONE)
-        PARE_TRY(pare_shape_size(x.dtype, x.rank, x.shape, NULL, bytes));
+        PARE_TRY(pare_shape_size(x.dtype, x.rank, x.shape, NULL, &bytes));
+    n->temp_bytes[0] = bytes;
+    n->temp_bytes[1] = learns ? bytes : 0;
+    if (cut && n->temp_bytes[1] < (int64_t)sizeof(float))
+        n->temp_bytes[1] = sizeof(float);
+    n->traits.needs_inputs = learns || cut;
+    n->traits.adds_grad = cut ? 0 : n->traits.adds_grad;
     return PARE_OK;
 }
 
@@ -74,5 +88,25 @@ pare_status pare__product_input(const pare_model *m, const pare__node *n, void *
             m->be, &(pare_quant_fixed_args){
                        .x = *x, .y = rounded, .scale = pare__param(m, n, 0)->act_scale}));
     *x = rounded;
+    return PARE_OK;
+}
+
+/* The rounded inputs in temp[1] have served their turn: the scale lies there. */
+pare_status pare__product_cut(const pare_model *m, const pare__node *n)
+{
+    pare_tensor step = pare_matrix(n->temp[1], PARE_F32, 1, 1);
+    pare_tensor x = pare__rows(pare__in(m, n, 0)), dx = pare__rows(n->grad[0]);
+    if (!cuts(m, n))
+        return PARE_OK;
+    PARE_TRY(
+        pare_fill(m->be, &(pare_fill_args){.y = step, .value = pare__param(m, n, 0)->act_scale}));
+    PARE_TRY(pare_fake_quant_grad(m->be, &(pare_fake_quant_grad_args){.x = x,
+                                                                      .step = step,
+                                                                      .dy = dx,
+                                                                      .dx = dx,
+                                                                      .block_rows = INT64_MAX,
+                                                                      .block_cols = INT64_MAX,
+                                                                      .lo = -128,
+                                                                      .hi = 127}));
     return PARE_OK;
 }

@@ -40,6 +40,7 @@ typedef struct pare__value {
     int last;                /* the last of them */
     bool reached;            /* the output hangs on it, */
     bool has_grad;           /* and something below it learns */
+    bool tapped;             /* losses look at it (taps.c) */
     int death;               /* the last time that anyone reads it, or writes over it */
     int buffer, grad_buffer; /* −1: none */
 } pare__value;
@@ -114,6 +115,7 @@ typedef struct pare__param_extra {
     int rank; /* as the checkpoint stores it */
     int64_t shape[PARE_MAX_RANK];
     int64_t value_offset, grad_offset, mask_offset; /* in the arenas */
+    int whole; /* the active node whose backward is the last to add to its gradient, −1: none */
 } pare__param_extra;
 
 struct pare_model {
@@ -153,6 +155,12 @@ struct pare_model {
     /* F32 twins of an output that is BF16 (not of TOKENS), with their buffers; data NULL: none */
     pare_tensor output_f32, output_grad_f32;
     int output_buffer, output_grad_buffer;
+    int *taps; /* the values tapped, in the order they were */
+    size_t tap_count, tap_capacity;
+    void *output_tap_grad; /* what losses add to the gradient of an output that is tapped */
+    int output_tap_buffer;
+    pare_model_grad_ready grad_ready;
+    void *grad_ready_user;
     bool poison; /* a test: what is dead becomes NaN */
     pare_model_hook hook;
     void *hook_user;
@@ -206,8 +214,10 @@ uint64_t pare__node_stream(const pare_model *m, const pare__node *n);
 pare_activation pare__rounding(const pare_model *m, const pare__node *n);
 pare_status pare__product_input(const pare_model *m, const pare__node *n, void *temp,
                                 pare_tensor *x);
-/* Bytes of such a temp, 0 if nothing is rounded. */
-pare_status pare__rounded_bytes(const pare_model *m, const pare__node *n, int64_t *bytes);
+/* Of its shape(): the temps, and what backward reads. Then, once the gradient of its input is made,
+ * no part of it is what a fixed scale cuts off. */
+pare_status pare__product_traits(const pare_model *m, pare__node *n);
+pare_status pare__product_cut(const pare_model *m, const pare__node *n);
 
 /* y = x, or y += x: the same element count, each F32 or BF16. Nothing if they are the same memory
  * and it is not added. */
@@ -241,13 +251,20 @@ pare_status pare__inputs_take(pare_model *m, const pare_batch *batch);
 /* The index of a parameter by its whole name, or −1. */
 int pare__param_find(const pare_model *m, const char *name);
 
+/* The dtype of its value: as it is there, or as m->shape asks for it. */
+pare_dtype pare__param_held(const pare_model *m, int param);
+
 /* Sizes of the three arenas, and where every parameter lies in them; then memory and pointers. */
 pare_status pare__params_plan(const pare_model *m, bool training, pare__param_extra *extra,
                               int64_t *values, int64_t *grads, int64_t *masks);
 pare_status pare__params_prepare(pare_model *m, bool training);
 
-/* Gives a LINEAR, CONV or HEAD weight a mask, all 1, if it has none. Needs prepare. */
-pare_status pare__param_mask(pare_model *m, int64_t index);
+/* ---- taps: taps.c ---------------------------------------------------------------------------- */
+
+/* At the end of a training forward: the gradients that losses add to are 0. */
+pare_status pare__taps_clear(const pare_model *m);
+/* When backward begins: what was added to the output's goes to where backward starts from. */
+pare_status pare__taps_begin(const pare_model *m);
 
 /* ---- the plan: shapes.c, arena_plan.c, place.c ------------------------------------------------
  */

@@ -1,8 +1,8 @@
 /* node_batch_norm.c - batch norm, with a residual added after it (input 1) and relu.
  *
- * In training the statistics are the batch's and are saved for backward; else they are the running
- * ones, and a convolution before it takes them in: conv·scale + shift, scale = gamma/sqrt(var +
- * eps), shift = beta + (bias − mean)·scale. */
+ * In training the statistics are the batch's, or frozen the running ones, and are saved for
+ * backward; else they are the running ones, and a convolution before it takes them in: conv·scale +
+ * shift, scale = gamma/sqrt(var + eps), shift = beta + (bias − mean)·scale. */
 #include "node.h"
 
 enum { GAMMA, BETA, MEAN, VAR };
@@ -42,6 +42,8 @@ static pare_tensor channels(void *data, int64_t C)
 static pare_status forward(pare_model *m, pare__node *n)
 {
     pare_tensor x = pare__rows(pare__in(m, n, 0)), z = residual(m, n);
+    void *mean = m->training ? n->saved[SAVED_MEAN] : NULL;
+    void *scale = m->training ? n->saved[SAVED_SCALE] : NULL;
     PARE_TRY(pare_batch_norm(
         m->be, &(pare_batch_norm_args){.x = x,
                                        .gamma = pare__param_vector(m, n, GAMMA),
@@ -50,11 +52,11 @@ static pare_status forward(pare_model *m, pare__node *n)
                                        .running_var = pare__param_vector(m, n, VAR),
                                        .z = z.data ? pare__rows(z) : z,
                                        .y = pare__rows(pare__out(m, n)),
-                                       .saved_mean = channels(n->saved[SAVED_MEAN], x.shape[1]),
-                                       .saved_scale = channels(n->saved[SAVED_SCALE], x.shape[1]),
+                                       .saved_mean = channels(mean, x.shape[1]),
+                                       .saved_scale = channels(scale, x.shape[1]),
                                        .eps = n->a.eps,
                                        .momentum = n->a.momentum,
-                                       .training = m->training,
+                                       .training = m->training && !m->shape.frozen_norms,
                                        .relu = n->a.relu}));
     return PARE_OK;
 }
@@ -82,6 +84,7 @@ static pare_status backward(pare_model *m, pare__node *n)
                                             .dz = n->want_grad & 2 ? pare__rows(n->grad[1]) : none,
                                             .dgamma = grad_or(m, n, GAMMA, room, C),
                                             .dbeta = grad_or(m, n, BETA, room + C, C),
+                                            .frozen = m->shape.frozen_norms,
                                             .relu = n->a.relu,
                                             .accumulate = true}));
     return PARE_OK;

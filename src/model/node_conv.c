@@ -17,11 +17,7 @@ static pare_status shape(const pare_model *m, pare__node *n, pare_tensor *y)
     y->shape[1] = h;
     y->shape[2] = w;
     y->shape[3] = n->a.width;
-    n->traits.needs_inputs = pare__learns(pare__param(m, n, 0));
-    int64_t bytes;
-    PARE_TRY(pare__rounded_bytes(m, n, &bytes));
-    n->temp_bytes[0] = bytes;
-    n->temp_bytes[1] = n->traits.needs_inputs ? bytes : 0;
+    PARE_TRY(pare__product_traits(m, n));
     return PARE_OK;
 }
 
@@ -54,12 +50,14 @@ static pare_status backward(pare_model *m, pare__node *n)
     if (dbias.data)
         PARE_TRY(pare_colsum(
             m->be, &(pare_colsum_args){.x = pare__rows(dy), .y = dbias, .accumulate = true}));
-    if (n->want_grad & 1)
+    if (n->want_grad & 1) {
         PARE_TRY(pare_conv_grad_x(m->be, &(pare_conv_grad_x_args){.dy = dy,
                                                                   .w = w->value,
                                                                   .dx = n->grad[0],
                                                                   .window = n->a.window,
                                                                   .groups = n->a.groups}));
+        PARE_TRY(pare__product_cut(m, n));
+    }
     return PARE_OK;
 }
 

@@ -3,8 +3,8 @@
  *   dx = dy·W        dW = dyᵀ·x        dbias = Σ_rows dy
  *
  * Where the checkpoint's scheme rounds the inputs of this product (w…a8…), x is rounded first; the
- * gradient of the rounding is taken as 1 (straight through, Bengio 2013). 2·R·in·out operations
- * forward, twice that backward. */
+ * gradient of the rounding is taken as 1 (straight through, Bengio 2013), and as 0 for what a fixed
+ * scale cuts off. 2·R·in·out operations forward, twice that backward. */
 #include "node.h"
 
 static pare_status shape(const pare_model *m, pare__node *n, pare_tensor *y)
@@ -14,11 +14,7 @@ static pare_status shape(const pare_model *m, pare__node *n, pare_tensor *y)
     y->shape[x.rank - 1] = n->a.width;
     if (n->output == m->output && !pare__gives_act(m))
         y->dtype = PARE_F32;
-    n->traits.needs_inputs = pare__learns(pare__param(m, n, 0));
-    int64_t bytes;
-    PARE_TRY(pare__rounded_bytes(m, n, &bytes));
-    n->temp_bytes[0] = bytes;
-    n->temp_bytes[1] = n->traits.needs_inputs ? bytes : 0;
+    PARE_TRY(pare__product_traits(m, n));
     return PARE_OK;
 }
 
@@ -47,11 +43,13 @@ static pare_status backward(pare_model *m, pare__node *n)
     }
     if (dbias.data)
         PARE_TRY(pare_colsum(m->be, &(pare_colsum_args){.x = dy, .y = dbias, .accumulate = true}));
-    if (n->want_grad & 1)
+    if (n->want_grad & 1) {
         PARE_TRY(pare_gemm(m->be, &(pare_gemm_args){.a = dy,
                                                     .b = w->value,
                                                     .c = pare__rows(n->grad[0]),
                                                     .accumulate = n->add_grad & 1}));
+        PARE_TRY(pare__product_cut(m, n));
+    }
     return PARE_OK;
 }
 

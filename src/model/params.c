@@ -38,6 +38,34 @@ static bool maskable(const pare_param *param)
            param->role == PARE_ROLE_HEAD;
 }
 
+/* Whether nothing but products of linear layers, the head's and look-ups read it, which round it
+ * where they work in BF16. (A convolution may first scale it by a batch norm.) */
+static bool is_rounded(const pare_model *m, int param)
+{
+    bool rounded = param == m->head;
+    for (size_t i = 0; i < m->node_count; i++) {
+        const pare__node *n = &m->nodes[i];
+        bool rounds = n->kind == &pare__node_linear || n->kind == &pare__node_embedding;
+        for (int k = 0; k < n->params; k++) {
+            if (n->param[k] != param)
+                continue;
+            if (!rounds || k > 0)
+                return false;
+            rounded = true;
+        }
+    }
+    return rounded;
+}
+
+pare_dtype pare__param_held(const pare_model *m, int param)
+{
+    const pare_model_shape *s = &m->shape;
+    if (m->values_arena)
+        return m->params[param].value.dtype;
+    bool halves = s->halves && !s->training && s->compute == PARE_BF16;
+    return halves && is_rounded(m, param) ? PARE_BF16 : PARE_F32;
+}
+
 pare_status pare__params_plan(const pare_model *m, bool training, pare__param_extra *extra,
                               int64_t *values, int64_t *grads, int64_t *masks)
 {
@@ -47,7 +75,8 @@ pare_status pare__params_plan(const pare_model *m, bool training, pare__param_ex
         const pare_param *p = &m->params[i];
         pare__param_extra *e = extra ? &extra[i] : &none;
         int64_t count = pare_tensor_count(&p->value);
-        PARE_TRY(take(p, count, sizeof(float), values, &e->value_offset));
+        int64_t size = pare_dtype_bits(pare__param_held(m, (int)i)) / 8;
+        PARE_TRY(take(p, count, size, values, &e->value_offset));
         if (training && pare__learns(p))
             PARE_TRY(take(p, count, sizeof(float), grads, &e->grad_offset));
         if (maskable(p))
@@ -61,6 +90,8 @@ pare_status pare__params_prepare(pare_model *m, bool training)
     int64_t values, grads, masks;
     PARE_TRY(pare__params_plan(m, training, m->extra, &values, &grads, &masks));
     if (!m->values_arena) {
+        for (size_t i = 0; i < m->param_count; i++)
+            m->params[i].value.dtype = pare__param_held(m, (int)i);
         PARE_TRY(pare_backend_alloc(m->be, values, &m->values_arena));
         m->values_bytes = values;
     }
@@ -75,6 +106,7 @@ pare_status pare__params_prepare(pare_model *m, bool training)
         pare_param *p = &m->params[i];
         p->value.data = m->values_arena ? m->values_arena + m->extra[i].value_offset : NULL;
         p->grad = p->value;
+        p->grad.dtype = PARE_F32;
         p->grad.data =
             training && pare__learns(p) ? m->grads_arena + m->extra[i].grad_offset : NULL;
     }
@@ -99,13 +131,16 @@ done:
 }
 
 /* The arena has room for all masks; pages of those that are never asked for are never touched. */
-pare_status pare__param_mask(pare_model *m, int64_t index)
+pare_status pare_model_mask(pare_model *model, int64_t param)
 {
-    PARE_REQUIRE(index >= 0 && (size_t)index < m->param_count && m->values_arena, PARE_ERR_ARGUMENT,
-                 "a mask needs a parameter of a model that was prepared");
-    pare_param *p = &m->params[index];
+    pare_model *m = model;
+    PARE_REQUIRE(m && param >= 0 && (size_t)param < m->param_count && m->values_arena,
+                 PARE_ERR_ARGUMENT, "a mask needs a parameter of a model that was prepared");
+    pare_param *p = &m->params[param];
     PARE_REQUIRE(maskable(p), PARE_ERR_ARGUMENT,
                  "%s is no weight of a linear layer or convolution: it takes no mask", p->name);
+    PARE_REQUIRE(p->value.dtype == PARE_F32, PARE_ERR_ARGUMENT,
+                 "%s is held in BF16 for inference: it takes no mask", p->name);
     if (p->mask)
         return PARE_OK;
     if (!m->masks_arena) {
@@ -114,7 +149,7 @@ pare_status pare__param_mask(pare_model *m, int64_t index)
         PARE_TRY(pare_backend_alloc(m->be, masks, &m->masks_arena));
         m->masks_bytes = masks;
     }
-    p->mask = (uint8_t *)m->masks_arena + m->extra[index].mask_offset;
+    p->mask = (uint8_t *)m->masks_arena + m->extra[param].mask_offset;
     PARE_TRY(keep_all(m, p->mask, pare_tensor_count(&p->value)));
     return PARE_OK;
 }

@@ -22,6 +22,8 @@ static void mark_gradients(pare_model *m)
     for (size_t i = 0; i < m->node_count; i++)
         m->values[m->nodes[i].output].has_grad = learns_below(m, &m->nodes[i]);
     m->values[m->output].reached = true;
+    for (size_t i = 0; i < m->tap_count; i++)
+        m->values[m->taps[i]].reached = true;
     for (size_t i = m->node_count; i-- > 0;) {
         pare__node *n = &m->nodes[i];
         pare__value *y = &m->values[n->output];
@@ -44,7 +46,7 @@ bool pare__fuses(const pare_model *m, int batch_norm)
     const pare__node *n = &m->nodes[batch_norm];
     const pare__value *x = &m->values[n->input[0]];
     return n->kind == &pare__node_batch_norm && x->producer >= 0 && x->consumers == 1 &&
-           n->input[0] != m->output && m->nodes[x->producer].kind == &pare__node_conv;
+           n->input[0] != m->output && !x->tapped && m->nodes[x->producer].kind == &pare__node_conv;
 }
 
 static void mark_fused(pare_model *m)

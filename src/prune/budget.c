@@ -1,4 +1,5 @@
-/* budget.c - how a sparsity is spread over layers: by their outliers, by their errors. */
+/* budget.c - how a sparsity is spread over layers: by their outliers, by one threshold over their
+ * scores, by their errors. */
 #include "pare/prune.h"
 
 #include "base/alloc.h"
@@ -76,23 +77,51 @@ static pare_status check_layers(const char *what, const int64_t *count, int64_t 
     return PARE_OK;
 }
 
-/* Layer sparsities for an offset, clamped; and their weighted mean. */
+/* Sparsities of layers that grow with one number: to be found is where their mean is as asked. */
+typedef struct search {
+    void (*at)(const void *of, double number, double *result);
+    const void *of;
+    const int64_t *count;
+    int64_t layers;
+} search;
+
+static double mean_at(const search *s, double number, double *result)
+{
+    double sum = 0, total = 0;
+    s->at(s->of, number, result);
+    for (int64_t l = 0; l < s->layers; l++) {
+        sum += result[l] * (double)s->count[l];
+        total += (double)s->count[l];
+    }
+    return sum / total;
+}
+
+/* The least number, of those from `from` to `to`, with that mean: at `to` it is not below. */
+static void find_mean(const search *s, double from, double to, double mean, double *result)
+{
+    for (int step = 0; step < 200 && from < to; step++) {
+        double middle = from + (to - from) / 2;
+        if (middle <= from || middle >= to)
+            break;
+        if (mean_at(s, middle, result) < mean)
+            from = middle;
+        else
+            to = middle;
+    }
+    s->at(s->of, to, result);
+}
+
 typedef struct owl {
     const double *share;
-    const int64_t *count;
     int64_t layers;
     double least, most, slope; /* of the sparsity against the share */
 } owl;
 
-static double owl_mean(const owl *o, double offset, double *result)
+static void owl_at(const void *of, double offset, double *result)
 {
-    double sum = 0, total = 0;
-    for (int64_t l = 0; l < o->layers; l++) {
+    const owl *o = of;
+    for (int64_t l = 0; l < o->layers; l++)
         result[l] = fmin(fmax(offset - o->slope * o->share[l], o->least), o->most);
-        sum += result[l] * (double)o->count[l];
-        total += (double)o->count[l];
-    }
-    return sum / total;
 }
 
 /* The mean grows with the offset from `least` to `most`, and the sparsity lies between them. */
@@ -109,24 +138,57 @@ pare_status pare_budget_owl(const double *share, const int64_t *count, int64_t l
         low = fmin(low, share[l]);
         high = fmax(high, share[l]);
     }
-    owl o = {.share = share,
-             .count = count,
-             .layers = layers,
-             .least = fmax(0, sparsity - spread),
-             .most = fmin(1, sparsity + spread),
-             .slope = high > low ? 2 * spread / (high - low) : 0};
-    double from = o.least + o.slope * low, to = o.most + o.slope * high;
-    for (int step = 0; step < 200 && from < to; step++) {
-        double middle = from + (to - from) / 2;
-        if (middle <= from || middle >= to)
-            break;
-        if (owl_mean(&o, middle, result) < sparsity)
-            from = middle;
-        else
-            to = middle;
-    }
-    owl_mean(&o, to, result);
+    const owl o = {.share = share,
+                   .layers = layers,
+                   .least = fmax(0, sparsity - spread),
+                   .most = fmin(1, sparsity + spread),
+                   .slope = high > low ? 2 * spread / (high - low) : 0};
+    find_mean(&(search){owl_at, &o, count, layers}, o.least + o.slope * low,
+              o.most + o.slope * high, sparsity, result);
     return PARE_OK;
+}
+
+/* ---- by one threshold ------------------------------------------------------------------------ */
+
+typedef struct scores {
+    const int64_t *below; /* [layers][bins] */
+    int64_t bins, layers;
+    double most;
+} scores;
+
+/* The threshold is a number of bins: so many whole ones, and a part of the next. */
+static void scores_at(const void *of, double threshold, double *result)
+{
+    const scores *s = of;
+    int64_t whole = (int64_t)threshold;
+    for (int64_t l = 0; l < s->layers; l++) {
+        const int64_t *below = s->below + l * s->bins;
+        double lower = whole > 0 ? (double)below[whole - 1] : 0, all = (double)below[s->bins - 1],
+               upper = whole < s->bins ? (double)below[whole] : all;
+        double share = all > 0 ? (lower + (threshold - (double)whole) * (upper - lower)) / all : 0;
+        result[l] = fmin(share, s->most);
+    }
+}
+
+pare_status pare_budget_global(const int64_t *below, int64_t bins, int64_t layers, double sparsity,
+                               double most, double *result)
+{
+    pare_status status = PARE_OK;
+    int64_t *count = NULL;
+    PARE_REQUIRE(below && result && bins >= 1, PARE_ERR_ARGUMENT,
+                 "global budget: NULL argument, or no bins");
+    PARE_REQUIRE(most >= sparsity && most <= 1, PARE_ERR_ARGUMENT,
+                 "global budget: a layer may lose %g at most; %g cannot be reached", most,
+                 sparsity);
+    PARE_TRY(pare__calloc((size_t)(layers > 0 ? layers : 0), sizeof *count, &count));
+    for (int64_t l = 0; l < layers; l++)
+        count[l] = below[(l + 1) * bins - 1];
+    PARE_TRY_DONE(check_layers("global budget", count, layers, sparsity));
+    const scores s = {.below = below, .bins = bins, .layers = layers, .most = most};
+    find_mean(&(search){scores_at, &s, count, layers}, 0, (double)bins, sparsity, result);
+done:
+    free(count);
+    return status;
 }
 
 /* ---- by errors ------------------------------------------------------------------------------- */

@@ -8,8 +8,7 @@
  * Pruning", 2018, eq. 6.
  * Differs from the papers: single weights, one shot. The score comes from √F, which the gradient
  * pass keeps: (w·√F)² has the same order and stays within f32 for longer.
- * Batch norms see one sample's own statistics. Cost: a backward pass for each sample by itself (no
- * batches); then one read of weights and F.
+ * Cost: a backward pass for each sample by itself (no batches); then one read of weights and F.
  */
 #include "prune_impl.h"
 

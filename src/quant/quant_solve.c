@@ -16,10 +16,15 @@ static int64_t weight_bytes(const pare_layer *layer)
     return pare_tensor_count(&layer->w) * (int64_t)sizeof(float);
 }
 
+static bool is_measured(const pare_layer *layer)
+{
+    return layer->stats && layer->stats->kinds & PARE_STAT_GRAM;
+}
+
 int64_t pare__trial_bytes(const pare_layer *layer, int64_t work)
 {
-    int64_t weight = weight_bytes(layer);
-    return weight + (work > 2 * weight ? work : 2 * weight);
+    int64_t weight = weight_bytes(layer), measuring = is_measured(layer) ? 2 * weight : 0;
+    return weight + (work > measuring ? work : measuring);
 }
 
 int64_t pare_quant_bytes(const pare_quant_method *method, const pare_layer *layer, bool permuted,
@@ -67,11 +72,10 @@ pare_status pare__trial_begin(pare_backend *be, pare_layer *layer, pare_scale_se
                               bool compare, pare_layer_report *report, pare__trial *trial)
 {
     int64_t bytes = weight_bytes(layer);
-    const pare_site_stats *stats = layer->stats;
     *trial = (pare__trial){.layer = layer,
                            .report = report,
                            .search = search,
-                           .measured = stats && stats->kinds & PARE_STAT_GRAM,
+                           .measured = is_measured(layer),
                            .plain = NAN};
     report->error_before = report->error_after = NAN;
     PARE_REQUIRE(!layer->scheme.double_quant, PARE_ERR_ARGUMENT,

@@ -14,6 +14,13 @@ pare_tensor pare_matrix(void *data, pare_dtype dtype, int64_t rows, int64_t cols
     return (pare_tensor){.data = data, .dtype = dtype, .rank = 2, .shape = {rows, cols}};
 }
 
+pare_tensor pare_rows_of(pare_tensor t, int64_t first, int64_t count)
+{
+    int64_t cols = t.shape[t.rank - 1];
+    char *data = (char *)t.data + first * cols * (pare_dtype_bits(t.dtype) / 8);
+    return pare_matrix(data, t.dtype, count, cols);
+}
+
 pare_status pare_shape_size(pare_dtype dtype, int rank, const int64_t *shape, int64_t *count,
                             int64_t *bytes)
 {

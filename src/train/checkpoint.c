@@ -1,15 +1,17 @@
 /* checkpoint.c - all that the next step depends on, to an .h5 and back, bit by bit.
  *
- * Entries: "model/<name>" for every parameter that training moves and every buffer (as they lie in
- * memory), "optim/m/<name>", "optim/v/<name>", "ema/<name>", "losses" [steps done], and "state"
- * [5] F64: steps done, last loss, smooth loss, rate, gradient norm. What must be the same to go on
- * is kept as lines "what: value" in the provenance.
+ * Entries: "model/<name>" for every parameter that the optimiser moves and every buffer (as they
+ * lie in memory), "learned/<name>" for what is learned beside them, "optim/m/<name>",
+ * "optim/v/<name>", "ema/<name>", "mask/<name>" where masks move, "part/<name>" of what parts keep,
+ * "losses" [steps done], and "state" [13] F64: steps done, last loss, smooth loss, rate, gradient
+ * norm, smooth terms. What must be the same to go on is kept as lines "what: value" in the
+ * provenance.
  */
 #include "train_impl.h"
 
 #include "pare/ops.h"
 
-#define STATE 5
+#define STATE (5 + PARE_TRAIN_TERMS)
 
 typedef struct item {
     char *name;
@@ -49,6 +51,41 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const item *)a)->name, ((const item *)b)->name);
 }
 
+static pare_status gather_trained(pare_trainer *t, const pare__trained *own, items *all)
+{
+    const char *group = own->param < 0 ? "learned/" : "model/";
+    PARE_TRY(add(all, group, own->name, own->value, own->value.data, t->be));
+    if (own->m)
+        PARE_TRY(add(all, "optim/m/", own->name, own->value, own->m, t->be));
+    if (own->v)
+        PARE_TRY(add(all, "optim/v/", own->name, own->value, own->v, t->be));
+    if (own->average)
+        PARE_TRY(add(all, "ema/", own->name, own->value, own->average, t->be));
+    return PARE_OK;
+}
+
+/* Masks that move, and what parts keep. */
+static pare_status gather_parts(pare_trainer *t, items *all)
+{
+    bool masks = pare__moves_masks(&t->setup);
+    for (int64_t i = 0; masks && i < pare_model_param_count(t->model); i++) {
+        const pare_param *p = pare_model_param(t->model, i);
+        pare_tensor mask = p->value;
+        mask.dtype = PARE_U8;
+        if (p->mask)
+            PARE_TRY(add(all, "mask/", p->name, mask, p->mask, t->be));
+    }
+    for (size_t i = 0; i < t->setup.part_count; i++) {
+        const pare_train_part *part = t->setup.parts[i];
+        for (size_t k = 0; k < part->kept_count; k++) {
+            const pare_kept *kept = &part->kept[k];
+            PARE_TRY(add(all, "part/", kept->name, kept->tensor, kept->tensor.data,
+                         kept->host ? NULL : t->be));
+        }
+    }
+    return PARE_OK;
+}
+
 /* Everything that is kept, in order of names; `state` [STATE] and the losses of `steps` steps too.
  */
 static pare_status gather(pare_trainer *t, double *state, int64_t steps, items *all)
@@ -58,17 +95,9 @@ static pare_status gather(pare_trainer *t, double *state, int64_t steps, items *
         if (p->buffer)
             PARE_TRY(add(all, "model/", p->name, p->value, p->value.data, t->be));
     }
-    for (size_t i = 0; i < t->optim.count; i++) {
-        const pare__trained *own = &t->optim.trained[i];
-        const pare_param *p = pare_model_param(t->model, own->param);
-        PARE_TRY(add(all, "model/", p->name, p->value, p->value.data, t->be));
-        if (own->m)
-            PARE_TRY(add(all, "optim/m/", p->name, p->value, own->m, t->be));
-        if (own->v)
-            PARE_TRY(add(all, "optim/v/", p->name, p->value, own->v, t->be));
-        if (own->average)
-            PARE_TRY(add(all, "ema/", p->name, p->value, own->average, t->be));
-    }
+    for (size_t i = 0; i < t->optim.count; i++)
+        PARE_TRY(gather_trained(t, &t->optim.trained[i], all));
+    PARE_TRY(gather_parts(t, all));
     PARE_TRY(add(all, "losses", "", pare_vector(NULL, PARE_F32, steps), t->losses, NULL));
     PARE_TRY(add(all, "state", "", pare_vector(NULL, PARE_F64, STATE), state, NULL));
     qsort(all->list, all->count, sizeof *all->list, by_name);
@@ -133,16 +162,44 @@ static void describe_curve(pare__text *text, const pare_curve *c)
         for (int i = 0; i < c->milestone_count; i++)
             pare__text_add(text, " %.17g", c->milestones[i]);
     }
+    if (c->period > 0)
+        pare__text_add(text, ", again after %lld, %lld times", (long long)c->period,
+                       (long long)c->restarts);
     pare__text_add(text, "\nsteps: %lld\n", (long long)c->steps);
 }
 
-pare_status pare__train_identity(const pare_train_options *o, const pare_dataset *dataset,
-                                 const pare_backend *be, char **identity)
+/* What was always there has no lines: states of plain trainings stay what they are. */
+static void describe_setup(pare__text *text, const pare_train_setup *setup)
 {
+    for (size_t i = 0; i < setup->term_count; i++) {
+        const pare_loss_term *term = &setup->terms[i];
+        const pare_ramp *w = &term->weight;
+        if (setup->term_count > 1 || setup->teacher)
+            pare__text_add(text, "loss: %s, weight %.17g to %.17g from %.17g to %.17g\n",
+                           term->loss->name, w->from, w->to, w->begin, w->end);
+    }
+    for (size_t i = 0; i < setup->part_count; i++)
+        pare__text_add(text, "part: %s\n%s", setup->parts[i]->name,
+                       setup->parts[i]->identity ? setup->parts[i]->identity : "");
+    if (pare__team_of(setup) > 1)
+        pare__text_add(text, "ranks: %d\n", pare__team_of(setup));
+}
+
+/* Several ranks have a device each: which of a machine is no matter. */
+static const char *processor_of(const pare_train_setup *setup)
+{
+    const char *name = pare_backend_name(setup->be), *space = strchr(name, ' ');
+    bool numbered = pare__team_of(setup) > 1 && strncmp(name, "cuda:", 5) == 0 && space;
+    return numbered ? space + 1 : name;
+}
+
+pare_status pare__train_identity(const pare_train_setup *setup, char **identity)
+{
+    const pare_train_options *o = setup->options;
     pare__text text = {0};
     uint64_t digest[2];
     char hex[33];
-    pare_dataset_digest(dataset, digest);
+    pare_dataset_digest(setup->dataset, digest);
     pare__hex128(digest, hex);
     describe_curve(&text, &o->curve);
     pare__text_add(&text, "batch: %lld x %lld\n", (long long)o->accumulate, (long long)o->batch);
@@ -158,7 +215,8 @@ pare_status pare__train_identity(const pare_train_options *o, const pare_dataset
                    (unsigned long long)o->seed, pare_dtype_name(o->compute));
     for (size_t i = 0; i < o->freezes; i++)
         pare__text_add(&text, " %s", o->freeze[i]);
-    pare__text_add(&text, "\ndata: %s\nbackend: %s\n", hex, pare_backend_name(be));
+    pare__text_add(&text, "\ndata: %s\nbackend: %s\n", hex, processor_of(setup));
+    describe_setup(&text, setup);
     return pare__text_take(&text, identity);
 }
 
@@ -264,6 +322,7 @@ pare_status pare_trainer_save(pare_trainer *t, const char *path, const char *fin
     pare_status status = PARE_OK;
     const pare_train_state *s = &t->state;
     double state[STATE] = {(double)s->step, s->loss, s->smooth_loss, s->rate, s->grad_norm};
+    memcpy(state + STATE - PARE_TRAIN_TERMS, s->terms, sizeof s->terms);
     size_t length = strlen(path);
     items all = {0};
     char *provenance = NULL;
@@ -271,6 +330,8 @@ pare_status pare_trainer_save(pare_trainer *t, const char *path, const char *fin
                  "the model holds the moving average: swap it back before the state is saved");
     PARE_REQUIRE(length > 3 && strcmp(path + length - 3, ".h5") == 0, PARE_ERR_ARGUMENT,
                  "the state of a training is an .h5; %s is not called so", path);
+    if (!pare__team_first(t))
+        return PARE_OK;
     PARE_TRY_DONE(whole_fingerprint(t, fingerprint, &provenance));
     PARE_TRY_DONE(gather(t, state, s->step, &all));
     PARE_TRY_DONE(write_file(t, &all, path, provenance));
@@ -382,7 +443,9 @@ pare_status pare_trainer_load(pare_trainer *t, const char *path, const char *fin
     t->state.smooth_loss = state[2];
     t->state.rate = state[3];
     t->state.grad_norm = state[4];
+    memcpy(t->state.terms, state + STATE - PARE_TRAIN_TERMS, sizeof t->state.terms);
     PARE_TRY_DONE(pare__keep_buffers(t, false));
+    PARE_TRY_DONE(pare__parts_loaded(t));
 done:
     pare_store_close(&store);
     free_items(&all);

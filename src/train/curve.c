@@ -25,8 +25,24 @@ static double stepped(const pare_curve *curve, int64_t step)
     return rate;
 }
 
+int64_t pare_curve_begin(const pare_curve *curve, int64_t step)
+{
+    if (curve->period <= 0)
+        return 0;
+    int64_t times = step / curve->period;
+    return curve->period * (times < curve->restarts ? times : curve->restarts);
+}
+
 double pare_curve_at(const pare_curve *curve, int64_t step)
 {
+    if (curve->period > 0) {
+        pare_curve one = *curve;
+        int64_t begin = pare_curve_begin(curve, step);
+        bool last = begin == curve->period * curve->restarts;
+        one.steps = last ? curve->steps - begin : curve->period;
+        one.period = 0;
+        return pare_curve_at(&one, step - begin);
+    }
     if (step < curve->warmup)
         return curve->rate * (double)(step + 1) / (double)curve->warmup;
     int64_t rest = curve->steps - curve->warmup, done = step - curve->warmup;
@@ -43,4 +59,14 @@ double pare_curve_at(const pare_curve *curve, int64_t step)
         break;
     }
     return curve->rate;
+}
+
+double pare_ramp_at(const pare_ramp *ramp, int64_t step, int64_t steps)
+{
+    double share = steps > 0 ? (double)step / (double)steps : 0;
+    if (!(ramp->end > 0) || share <= ramp->begin)
+        return ramp->from;
+    if (share >= ramp->end)
+        return ramp->to;
+    return ramp->from + (ramp->to - ramp->from) * (share - ramp->begin) / (ramp->end - ramp->begin);
 }

@@ -38,7 +38,7 @@ static void lay_out(pare__measure *m, const pare_batch *largest)
 {
     int64_t at = 0;
     unsigned metrics = m->options->metrics;
-    m->rows = pare__logit_rows(m->facts, pare__output_rows(m->facts, largest));
+    m->rows = pare_logits_at_once(m->facts, pare_logits_rows(m->facts, largest));
     int64_t logits = m->facts->output == PARE_OUTPUT_TOKENS ? m->rows * m->facts->classes : 0;
     m->far = m->near = take_results(m, m->arena, &at);
     m->result_bytes = at;
@@ -108,7 +108,7 @@ static pare_status of_against(pare__measure *m, int64_t first, pare_tensor logit
     const pare_eval_options *o = m->options;
     int64_t count = logits.shape[0];
     pare_tensor teacher;
-    PARE_TRY(pare__logits(o->against, o->be, first, count, NULL, m->against, &teacher));
+    PARE_TRY(pare_logits_of(o->against, o->be, first, count, NULL, m->against, &teacher));
     PARE_TRY(pare_kl(o->be, &(pare_kl_args){.teacher = teacher,
                                             .x = logits,
                                             .kl = pare_vector(m->far.kl, PARE_F32, count),
@@ -153,7 +153,7 @@ static pare_status of_logits(pare__measure *m, const pare_batch *batch, int64_t 
     if (counted == 0)
         return PARE_OK;
     m->counted += counted;
-    PARE_TRY(pare__logits(o->model, o->be, first, count, NULL, m->logits, &logits));
+    PARE_TRY(pare_logits_of(o->model, o->be, first, count, NULL, m->logits, &logits));
     if (o->metrics & PARE__LABEL_METRICS)
         PARE_TRY(of_labels(m, first, logits));
     if (o->metrics & PARE_METRIC_KLD)
@@ -214,7 +214,7 @@ pare_status pare__measure_batch(pare__measure *m, const pare_batch *batch, const
         PARE_TRY(of_outputs(m, *output, batch->size));
     if (!(o->metrics & PARE__LOGIT_METRICS))
         return PARE_OK;
-    int64_t rows = pare__output_rows(m->facts, batch);
+    int64_t rows = pare_logits_rows(m->facts, batch);
     for (int64_t first = 0; first < rows; first += m->rows)
         PARE_TRY(of_logits(m, batch, first, rows - first < m->rows ? rows - first : m->rows));
     return PARE_OK;

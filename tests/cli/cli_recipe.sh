@@ -44,8 +44,25 @@ expect 0 '"kind"' "$PARE" report both.safetensors --json
 cat >later.yaml <<'Y'
 model: good.safetensors
 steps:
-  - distill: { teacher: good.safetensors }
+  - bench: { op: gemm }
   - export: { to: out }
 Y
 expect 2 'later\.yaml:3:.*not in this version' "$PARE" run later.yaml
+
+# Trainings as steps: all that is wrong at once, with its place.
+cat >wrong.yaml <<'Y'
+model: good.safetensors
+steps:
+  - train:   { data: x, steps: 0, learning_rate: 1, teacher: t }
+  - distill: { data: x, steps: 5, loss: { kl: 1, hiden: 2 }, lr: high }
+  - distill: { teacher: t, epochs: 1 }
+  - export:  { to: out }
+Y
+expect 2 'wrong\.yaml:3:.*steps: .*whole number from 1' "$PARE" run wrong.yaml
+expect 2 'wrong\.yaml:3:.*train: unknown key .learning_rate' "$PARE" run wrong.yaml
+expect 2 'wrong\.yaml:3:.*teacher belongs to distill' "$PARE" run wrong.yaml
+expect 2 'wrong\.yaml:4:.*hiden.*did you mean .hidden' "$PARE" run wrong.yaml
+expect 2 'wrong\.yaml:4:.*lr: "high" is not a number' "$PARE" run wrong.yaml
+expect 2 'wrong\.yaml:4:.*teacher is missing' "$PARE" run wrong.yaml
+expect 2 'wrong\.yaml:5:.*data is missing' "$PARE" run wrong.yaml
 finish

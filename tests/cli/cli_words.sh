@@ -46,8 +46,7 @@ expect 0 . "${prune[@]}" --sparsity 0.5 --device cpu --plan
 refuse 2 'w4g48|48' "$PARE" quantize good.safetensors -o out --method rtn --scheme w4g48 --strict
 
 # Words of the contract that are still to come.
-for later in 'distill --teacher good.safetensors --student good.safetensors -o out' \
-    'sweep x.yaml -o out' 'bench' 'prune good.safetensors -o out --sparsity 0.5 --bos-id 1' \
+for later in 'sweep x.yaml -o out' 'bench' 'prune good.safetensors -o out --sparsity 0.5 --bos-id 1' \
     'quantize good.safetensors -o out --method rtn --scheme q4_0' \
     'quantize good.safetensors -o out --method hqq --scheme w4' \
     'prune good.safetensors -o out --method movement --sparsity 0.5' \
@@ -71,8 +70,8 @@ refuse 2 'belongs to smoothquant' "${quantize[@]}" --scheme w4 --alpha 0.5
 refuse 2 'above 0' "${quantize[@]}" --scheme w4 --alpha 0
 refuse 2 'sparsegpt needs calibration data' "$PARE" prune good.safetensors -o out \
     --method sparsegpt --pattern 2:4
-refuse 2 'layer by layer' "$PARE" prune good.safetensors -o out --method wanda --sparsity 0.5 \
-    --scope global --data x.npy
+refuse 2 'scope: beside pattern 2:4' "$PARE" prune good.safetensors -o out --method wanda \
+    --pattern 2:4 --scope global --data x.npy
 refuse 2 'wanda or sparsegpt' "${prune[@]}" --sparsity 0.5 --budget owl
 refuse 2 'multiple' "${prune[@]}" --sparsity 0.5 --multiple 8
 refuse 2 'config.json|--arch' "${prune[@]}" --sparsity 0.5 --pattern head

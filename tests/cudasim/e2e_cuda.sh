@@ -28,7 +28,7 @@ finish_on_cpu() {
 
 # ---- devices
 
-expect 0 'cuda:1 simulated device 1, compute capability 9.0' "$PARE" devices
+expect 0 'cuda:1 simulated device, compute capability 9.0' "$PARE" devices
 expect 0 '"driver": "13.0"' "$PARE" devices --json
 CUDASIM_DEVICES=0 expect 0 'note *this machine has no CUDA device' "$PARE" devices
 CUDASIM_DRIVER=none expect 0 'note *this machine has no NVIDIA driver' "$PARE" devices

@@ -32,6 +32,9 @@ void sim_count_launch(void);
 
 /* Puts work on a stream: it runs now, or at the next wait. */
 void sim_enqueue(cudaStream_t stream, std::function<void()> work);
+/* Work that gives false stays first and is tried again, at the latest when somebody waits: it waits
+ * for another thread or process itself. */
+void sim_enqueue_try(cudaStream_t stream, std::function<bool()> work);
 
 /* A pseudo-random number of the mode's seed. */
 uint64_t sim_random(void);

@@ -9,13 +9,14 @@
 #include <deque>
 #include <map>
 #include <set>
+#include <thread>
 
 std::recursive_mutex sim_lock;
 cudasim_mode sim_mode = {1, 0xff, false};
 
 struct CUstream_st {
     int device;
-    std::deque<std::function<void()>> queue;
+    std::deque<std::function<bool()>> queue;
     int64_t done, put; /* pieces of work run, and put on it */
 };
 struct CUevent_st {
@@ -81,19 +82,24 @@ bool turn(int64_t *left)
     return *left > 0 && --*left == 0;
 }
 
-void drain_to(cudaStream_t stream, int64_t mark)
+/* Whether the stream has come so far. A piece that waits for another process or thread stays. */
+bool drain_to(cudaStream_t stream, int64_t mark)
 {
     if (stream->done >= mark || stream->queue.empty())
-        return;
+        return true;
+    bool there = true;
     sim_memory_open(); /* once for all of it */
-    while (stream->done < mark && !stream->queue.empty()) {
-        std::function<void()> work = std::move(stream->queue.front());
+    while (there && stream->done < mark && !stream->queue.empty()) {
+        std::function<bool()> work = std::move(stream->queue.front());
         stream->queue.pop_front();
-        if (sticky == cudaSuccess)
-            work();
-        stream->done++;
+        there = sticky != cudaSuccess || work();
+        if (there)
+            stream->done++;
+        else
+            stream->queue.push_front(std::move(work));
     }
     sim_memory_close();
+    return there;
 }
 
 /* The stream of NULL: all work of the device in its order. */
@@ -103,10 +109,24 @@ cudaStream_t real(cudaStream_t stream)
     return stream ? stream : &of_null[current];
 }
 
-cudaError_t drain(cudaStream_t stream)
+/* Waits: others may call meanwhile, and destroy it. The caller has the lock once. */
+cudaError_t drain(cudaStream_t stream, int64_t mark = INT64_MAX)
 {
-    drain_to(real(stream), INT64_MAX);
+    bool named = stream;
+    stream = real(stream);
+    while ((!named || streams.count(stream)) && !drain_to(stream, mark)) {
+        sim_lock.unlock();
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+        sim_lock.lock();
+    }
     return sticky;
+}
+
+void drain_all(int device) /* −1: of all */
+{
+    for (cudaStream_t stream : std::set<cudaStream_t>(streams))
+        if (streams.count(stream) && (device < 0 || stream->device == device))
+            drain(stream);
 }
 
 void copy(void *to, const void *from, size_t bytes)
@@ -177,6 +197,14 @@ void sim_count_launch(void)
 
 void sim_enqueue(cudaStream_t stream, std::function<void()> work)
 {
+    sim_enqueue_try(stream, [work] {
+        work();
+        return true;
+    });
+}
+
+void sim_enqueue_try(cudaStream_t stream, std::function<bool()> work)
+{
     stream = real(stream);
     stream->queue.push_back(std::move(work));
     stream->put++;
@@ -210,8 +238,7 @@ extern "C" {
 void cudasim_set_mode(cudasim_mode mode)
 {
     GUARD;
-    for (cudaStream_t stream : streams)
-        drain(stream);
+    drain_all(-1);
     sim_mode = mode;
     sim_memory_guard(mode.late);
 }
@@ -274,7 +301,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
 {
     CALL;
     memset(properties, 0, sizeof *properties);
-    snprintf(properties->name, sizeof properties->name, "simulated device %d", device);
+    snprintf(properties->name, sizeof properties->name, "simulated device");
     properties->major = 9;
     properties->multiProcessorCount = 4;
     properties->totalGlobalMem = set().memory;
@@ -325,9 +352,7 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 cudaError_t cudaDeviceSynchronize(void)
 {
     CALL;
-    for (cudaStream_t stream : streams)
-        if (stream->device == current)
-            drain(stream);
+    drain_all(current);
     return keep(drain(nullptr));
 }
 
@@ -394,8 +419,7 @@ cudaError_t cudaMallocAsync(void **memory, size_t bytes, cudaStream_t stream)
 cudaError_t cudaFree(void *memory)
 {
     CALL;
-    for (cudaStream_t stream : streams)
-        drain(stream);
+    drain_all(-1);
     give(memory);
     return cudaSuccess;
 }
@@ -535,8 +559,14 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     CALL;
     if (event->stream)
-        drain_to(event->stream, event->mark);
+        drain(event->stream, event->mark);
     return keep(sticky);
+}
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    CALL;
+    bool there = !event->stream || drain_to(event->stream, event->mark);
+    return sticky != cudaSuccess ? keep(sticky) : there ? cudaSuccess : cudaErrorNotReady;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
 {
@@ -545,7 +575,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     cudaStream_t other = event->stream;
     int64_t mark = event->mark;
     if (other)
-        sim_enqueue(stream, [other, mark] { drain_to(other, mark); });
+        sim_enqueue_try(stream, [other, mark] { return drain_to(other, mark); });
     return cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEvent_t end)

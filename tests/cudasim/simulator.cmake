@@ -4,6 +4,15 @@
 file(GLOB PARE_SIM_C CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/*.c)
 file(GLOB PARE_SIM_CU CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/*.cu)
 file(GLOB PARE_SIM_CPP CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cudasim/sim*.cpp)
+file(GLOB PARE_SIM_TESTS CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cudasim/test_*.c
+     ${PROJECT_SOURCE_DIR}/tests/gpu/test_*.c)
+# A toolkit need not have NCCL's header.
+if(NOT EXISTS ${PARE_CUDA_INCLUDE}/nccl.h)
+  message(STATUS "nccl.h is not there: several simulated devices are left out")
+  list(FILTER PARE_SIM_C EXCLUDE REGEX "nccl")
+  list(FILTER PARE_SIM_CPP EXCLUDE REGEX "nccl")
+  list(FILTER PARE_SIM_TESTS EXCLUDE REGEX "test_cuda_comm")
+endif()
 
 add_library(pare_sim_options INTERFACE)
 target_include_directories(pare_sim_options INTERFACE ${CMAKE_CURRENT_SOURCE_DIR}/cudasim
@@ -47,13 +56,14 @@ function(pare_sim_program name)
   target_compile_definitions(${name} PRIVATE PARE_CUDASIM)
 endfunction()
 
-file(GLOB PARE_SIM_TESTS CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cudasim/test_*.c
-     ${PROJECT_SOURCE_DIR}/tests/gpu/test_*.c)
 foreach(source ${PARE_SIM_TESTS})
   get_filename_component(name ${source} NAME_WE)
   pare_sim_program(${name} ${source})
   pare_test(${name} "quick;cudasim" 900 ${name})
 endforeach()
+if(TARGET test_cuda_comm AND COMMAND mpi_test)
+  mpi_test(mpi_cuda_comm 2 $<TARGET_FILE:test_cuda_comm>)
+endif()
 
 if(PARE_CLI_SOURCES)
   pare_sim_program(pare_cudasim_cli ${PROJECT_SOURCE_DIR}/tools/cli/main.c)

@@ -66,7 +66,7 @@ class Llama:
     def __init__(self, work):
         self.path, self.data = work / "llama", work / "tokens.npy"
         self.model = trained_llama()
-        self.model.save_pretrained(self.path)
+        self.save()
         tokens = stream(WINDOWS * T + 1, 3)
         np.save(self.data, tokens)
         self.options = ("--data", self.data, "--seq-len", T, *CALIBRATE)
@@ -75,6 +75,9 @@ class Llama:
         self.blocks = [[[f"model.layers.{i}.{name}_proj" for name in site.split()]
                         for site in ("self_attn.q self_attn.k self_attn.v", "self_attn.o",
                                      "mlp.gate mlp.up", "mlp.down")] for i in range(2)]
+
+    def save(self):
+        self.model.save_pretrained(self.path)
 
     def run(self, model):
         return model(input_ids=self.inputs).logits
@@ -91,7 +94,7 @@ class Bert:
                  "num_hidden_layers": 2, "num_labels": 2, "pad_token_id": 0}
         self.model = randomise(transformers.BertForSequenceClassification(
             transformers.BertConfig(**sizes)))
-        self.model.save_pretrained(self.path)
+        self.save()
         rows = 1 + ids(sizes["vocab_size"] - 1, WINDOWS, T, 4)
         for i, row in enumerate(rows):
             row[T - 24 * (i % 4) // 3:] = 0
@@ -106,6 +109,9 @@ class Bert:
                                      "output.dense")] for i in range(2)]
         self.blocks.append([["bert.pooler.dense"]])
 
+    def save(self):
+        self.model.save_pretrained(self.path)
+
     def run(self, model):
         return model(input_ids=self.inputs, attention_mask=self.seen.long()).logits
 
@@ -115,7 +121,8 @@ class Images:
 
     def __init__(self, work):
         self.model, self.data = randomise(torch_models.TinyResNet()), work / "images.npy"
-        self.path = state_dict(work, "resnet8", self.model)
+        self.path = work / "resnet8"
+        self.save()
         pixels = images(16, 32, 32)
         np.save(self.data, pixels)
         self.options = ("--arch", "resnet8-tiny", "--data", self.data, "--samples", len(pixels),
@@ -125,6 +132,9 @@ class Images:
         names = ["conv2d"] + [f"conv2d_{i}" for i in range(1, 9)]
         self.blocks = [[[name] for name in names]]
         self.inner = {name: self.model.get_submodule(name).kernel_size[0] ** 2 for name in names}
+
+    def save(self):
+        self.path = state_dict(self.path.parent, self.path.stem, self.model)
 
     def run(self, model):
         return model(self.inputs.to(next(model.parameters()).dtype))

@@ -18,6 +18,8 @@ JOBS = [
     ("quantize", "model", "-o", "{out}", "--method", "gptq", "--scheme", "w4g32", *DATA),
     ("quantize", "model", "-o", "{out}", "--method", "awq", "--scheme", "w4g32", *DATA),
     ("prune", "model", "-o", "{out}", "--method", "sparsegpt", "--pattern", "2:4", *DATA),
+    ("prune", "model", "-o", "{out}", "--method", "wanda", "--sparsity", "0.5", "--budget",
+     "global", *DATA),
 ]
 ENDINGS = ["", ".h5"]
 

@@ -128,7 +128,9 @@ static outcome train(const kind *k, bool device, bool cut)
     train_fixture f = fixture_make(&fixture);
     pare_train_options o = options_of(k);
     pare_trainer *t = NULL;
-    assert_ok(pare_trainer_create(&o, f.model, f.be, f.dataset, &t));
+    assert_ok(pare_trainer_create(
+        &(pare_train_setup){.options = &o, .model = f.model, .be = f.be, .dataset = f.dataset},
+        &t));
     if (cut) {
         int step = 2;
         char path[4200];
@@ -138,7 +140,9 @@ static outcome train(const kind *k, bool device, bool cut)
         assert_ok(pare_trainer_save(t, path, NULL));
         pare_trainer_free(&t);
         assert_ok(pare_model_init(f.model, 99));
-        assert_ok(pare_trainer_create(&o, f.model, f.be, f.dataset, &t));
+        assert_ok(pare_trainer_create(
+            &(pare_train_setup){.options = &o, .model = f.model, .be = f.be, .dataset = f.dataset},
+            &t));
         assert_ok(pare_trainer_load(t, path, NULL));
     }
     assert_ok(pare_trainer_run(t, f.sched, NULL));

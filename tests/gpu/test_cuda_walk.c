@@ -36,7 +36,7 @@ static void set_mode(int round)
 
 /* ---- the n-th write fails -------------------------------------------------------------------- */
 
-static volatile long writes_left = -1; /* negative: none fails */
+static _Atomic long writes_left = -1; /* negative: none fails; any thread may write */
 
 ssize_t pwrite(int fd, const void *bytes, size_t size, off_t offset)
 {

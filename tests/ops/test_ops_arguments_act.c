@@ -57,6 +57,14 @@ static void batch_norm_wants_vectors_of_its_columns(void **state)
     good.y.data = m[0];
     TAKEN(batch_norm);
     REFUSED(batch_norm, "overlap", bad.y.data = m[0] + 1);
+    REFUSED(batch_norm, "saved_mean is [4]", bad.saved_mean = rows(4));
+    REFUSED(batch_norm, "overlap", bad.saved_scale = bad.saved_mean);
+    REFUSED(batch_norm, "overlap", bad.saved_scale = bad.running_var);
+    REFUSED(batch_norm, "overlap", bad.saved_mean.data = m[0]);
+    good.saved_mean.data = NULL;
+    TAKEN(batch_norm);
+    good.saved_scale.data = NULL;
+    TAKEN(batch_norm);
 }
 
 static void batch_norm_fold_wants_vectors_of_one_length(void **state)

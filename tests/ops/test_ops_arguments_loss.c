@@ -60,6 +60,10 @@ static void mse_and_kl_compare_rows_of_one_shape(void **state)
         REFUSED(mse, "t is F64", bad.t.dtype = PARE_F64);
         REFUSED(mse, "loss", bad.loss.shape[0] = 8);
         REFUSED(mse, "overlap", bad.dx.data = m.y);
+        good.weight = pare_vector(m.r + 8, PARE_F32, 4);
+        TAKEN(mse);
+        REFUSED(mse, "weight is [3]", bad.weight.shape[0] = 3);
+        REFUSED(mse, "overlap", bad.weight.data = m.z);
         good.dx = good.x;
         TAKEN(mse);
     }
@@ -84,12 +88,85 @@ static void mse_and_kl_compare_rows_of_one_shape(void **state)
         REFUSED(kl, "overlap", bad.dx.data = m.x);
         REFUSED(kl, "overlap", bad.dx.data = m.r);
         REFUSED(kl, "overlap", bad.dx.data = (uint16_t *)(void *)m.y + 1);
+        REFUSED(kl, "divergence", bad.divergence = (pare_divergence)3);
+        good.labels = pare_vector(m.label, PARE_I32, 4);
+        good.divergence = PARE_DIVERGENCE_JS;
+        TAKEN(kl);
+        REFUSED(kl, "labels is [3]", bad.labels.shape[0] = 3);
+        REFUSED(kl, "labels is F32", bad.labels.dtype = PARE_F32);
+        REFUSED(kl, "overlap", bad.labels.data = m.r);
         good.dx = good.x; /* in place */
         TAKEN(kl);
         good.dx.data = NULL;
         good.x = good.teacher; /* a model beside itself */
         TAKEN(kl);
     }
+}
+
+static void what_is_kept_of_a_row_is_a_matrix_of_classes(void **state)
+{
+    (void)state;
+    pare_tensor x = pare_matrix(m.x, PARE_F32, 4, 8);
+    pare_tensor index = pare_matrix(m.at, PARE_I32, 4, 3), value = pare_matrix(m.y, PARE_F32, 4, 3);
+    for (int i = 0; i < 12; i++)
+        m.at[i] = i % 3;
+    {
+        pare_top_k_args good = {.x = x, .index = index, .value = value};
+        TAKEN(top_k);
+        REFUSED(top_k, "x is F16", bad.x.dtype = PARE_F16);
+        REFUSED(top_k, "index is I64", bad.index.dtype = PARE_I64);
+        REFUSED(top_k, "index is [3, 3]", bad.index.shape[0] = 3);
+        REFUSED(top_k, "9 columns, x 8 classes", bad.index.shape[1] = 9);
+        REFUSED(top_k, "value is [4, 2]", bad.value.shape[1] = 2);
+        REFUSED(top_k, "classes", bad.x.shape[1] = INT64_C(1) << 31);
+        REFUSED(top_k, "temperature", bad.temperature = -1);
+        REFUSED(top_k, "overlap", bad.index.data = m.x);
+        REFUSED(top_k, "overlap", bad.value.data = m.at);
+    }
+    {
+        pare_kl_top_args good = {.x = x,
+                                 .index = index,
+                                 .value = value,
+                                 .labels = pare_vector(m.label, PARE_I32, 4),
+                                 .loss = pare_vector(m.r, PARE_F32, 4),
+                                 .dx = pare_matrix(m.z, PARE_F32, 4, 8),
+                                 .temperature = 2};
+        TAKEN(kl_top);
+        REFUSED(kl_top, "index is U8", bad.index.dtype = PARE_U8);
+        REFUSED(kl_top, "value is [3, 3]", bad.value.shape[0] = 3);
+        REFUSED(kl_top, "labels is [5]", bad.labels.shape[0] = 5);
+        REFUSED(kl_top, "loss", bad.loss.data = NULL);
+        REFUSED(kl_top, "dx is BF16", bad.dx.dtype = PARE_BF16);
+        REFUSED(kl_top, "temperature", bad.temperature = NAN);
+        REFUSED(kl_top, "overlap", bad.dx.data = m.x + 1);
+        REFUSED(kl_top, "overlap", bad.dx.data = m.y);
+        REFUSED(kl_top, "overlap", bad.loss.data = m.label);
+        REFUSED(kl_top, "index[3, 2] is 8", m.at[11] = 8);
+        m.at[11] = 2;
+        good.dx = good.x; /* in place, and all count */
+        good.labels.data = NULL;
+        TAKEN(kl_top);
+    }
+}
+
+static void directions_are_of_rows_of_one_shape(void **state)
+{
+    (void)state;
+    pare_cosine_args good = {.x = pare_matrix(m.x, PARE_F32, 4, 8),
+                             .t = pare_matrix(m.y, PARE_BF16, 4, 8),
+                             .weight = pare_vector(m.r + 8, PARE_F32, 4),
+                             .loss = pare_vector(m.r, PARE_F32, 4),
+                             .dx = pare_matrix(m.z, PARE_F32, 4, 8)};
+    TAKEN(cosine);
+    REFUSED(cosine, "t is [4, 7]", bad.t.shape[1] = 7);
+    REFUSED(cosine, "weight is [3]", bad.weight.shape[0] = 3);
+    REFUSED(cosine, "loss", bad.loss.dtype = PARE_F64);
+    REFUSED(cosine, "dx is [3, 8]", bad.dx.shape[0] = 3);
+    REFUSED(cosine, "overlap", bad.dx.data = m.y);
+    REFUSED(cosine, "overlap", bad.loss.data = m.x);
+    good.dx = good.x;
+    good.weight.data = NULL;
+    TAKEN(cosine);
 }
 
 static void optimisers_want_vectors_of_one_length(void **state)
@@ -235,6 +312,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cross_entropy_wants_a_label_and_a_loss_for_each_row),
         cmocka_unit_test(mse_and_kl_compare_rows_of_one_shape),
+        cmocka_unit_test(what_is_kept_of_a_row_is_a_matrix_of_classes),
+        cmocka_unit_test(directions_are_of_rows_of_one_shape),
         cmocka_unit_test(optimisers_want_vectors_of_one_length),
         cmocka_unit_test(pools_want_the_shape_that_their_window_makes),
         cmocka_unit_test(sequences_and_shortcuts_keep_their_shapes),

@@ -29,6 +29,7 @@ typedef struct problem {
     float mean[COUNT], scale[COUNT]; /* saved: by column or by row */
     float dx[COUNT], dz[COUNT], dgamma[COLS], dbeta[COLS];
     bool relu, add;
+    bool frozen; /* a batch norm's statistics are those running */
 } problem;
 
 typedef enum what { OF_X, OF_GAMMA, OF_BETA, OF_Z } what;
@@ -82,6 +83,10 @@ static double product(const problem *p, const double *y)
 
 /* ---- batch norm ------------------------------------------------------------------------------ */
 
+static const float running_mean[COLS] = {0.5f, -1, 2, 0, 0.25f, 3},
+                   running_var[COLS] = {1, 2, 0.5f, 4, 0.1f, 1, 1, 1, 1, 1,
+                                        9, 1, 1,    1, 1,    1, 1, 1, 1};
+
 static double batch_product(const void *user, double *v)
 {
     const question *q = user;
@@ -91,13 +96,13 @@ static double batch_product(const void *user, double *v)
         .x = wide(p->x, ROWS, COUNT, w.x, q->of == OF_X ? v : NULL),
         .gamma = wide(p->gamma, 0, COLS, w.gamma, q->of == OF_GAMMA ? v : NULL),
         .beta = wide(p->beta, 0, COLS, w.beta, q->of == OF_BETA ? v : NULL),
-        .running_mean = pare_vector(w.rest[0], PARE_F64, COLS),
-        .running_var = pare_vector(w.rest[1], PARE_F64, COLS),
+        .running_mean = wide(running_mean, 0, COLS, w.rest[0], NULL),
+        .running_var = wide(running_var, 0, COLS, w.rest[1], NULL),
         .saved_mean = pare_vector(w.rest[2], PARE_F64, COLS),
         .saved_scale = pare_vector(w.rest[3], PARE_F64, COLS),
         .y = pare_matrix(w.y, PARE_F64, ROWS, COLS),
         .eps = EPS,
-        .training = true,
+        .training = !p->frozen,
         .relu = p->relu};
     if (p->add)
         args.z = wide(p->z, ROWS, COUNT, w.z, q->of == OF_Z ? v : NULL);
@@ -108,7 +113,9 @@ static double batch_product(const void *user, double *v)
 /* Forward, then backward, on a backend: gradients into p. */
 static void run_batch_norm(pare_backend *be, problem *p)
 {
-    float running_mean[COLS] = {0}, running_var[COLS] = {0};
+    float mean[COLS], var[COLS];
+    memcpy(mean, running_mean, sizeof mean);
+    memcpy(var, running_var, sizeof var);
     pare_tensor matrix = pare_matrix(p->x, PARE_F32, ROWS, COLS), z = matrix, y = matrix,
                 dy = matrix, dx = matrix, dz = matrix;
     z.data = p->add ? p->z : NULL;
@@ -120,15 +127,17 @@ static void run_batch_norm(pare_backend *be, problem *p)
         be, &(pare_batch_norm_args){.x = matrix,
                                     .gamma = pare_vector(p->gamma, PARE_F32, COLS),
                                     .beta = pare_vector(p->beta, PARE_F32, COLS),
-                                    .running_mean = pare_vector(running_mean, PARE_F32, COLS),
-                                    .running_var = pare_vector(running_var, PARE_F32, COLS),
+                                    .running_mean = pare_vector(mean, PARE_F32, COLS),
+                                    .running_var = pare_vector(var, PARE_F32, COLS),
                                     .z = z,
                                     .y = y,
                                     .saved_mean = pare_vector(p->mean, PARE_F32, COLS),
                                     .saved_scale = pare_vector(p->scale, PARE_F32, COLS),
                                     .eps = EPS,
-                                    .training = true,
+                                    .training = !p->frozen,
                                     .relu = p->relu}));
+    if (p->frozen)
+        assert_memory_equal(mean, running_mean, sizeof mean);
     assert_ok(pare_batch_norm_grad(
         be, &(pare_batch_norm_grad_args){.dy = dy,
                                          .x = matrix,
@@ -140,6 +149,7 @@ static void run_batch_norm(pare_backend *be, problem *p)
                                          .dz = dz,
                                          .dgamma = pare_vector(p->dgamma, PARE_F32, COLS),
                                          .dbeta = pare_vector(p->dbeta, PARE_F32, COLS),
+                                         .frozen = p->frozen,
                                          .relu = p->relu}));
 }
 
@@ -147,8 +157,9 @@ static void batch_norms_gradients_are_its_derivatives(void **state)
 {
     ops_run *run = *state;
     problem p;
-    for (int how = 0; how < 4; how++) {
+    for (int how = 0; how < 8; how++) {
         make_problem(run, &p, how & 1, how & 2);
+        p.frozen = how & 4;
         for (int b = 0; ops_backend(run, b); b++) {
             run_batch_norm(ops_backend(run, b), &p);
             question q[] = {{&p, OF_X}, {&p, OF_GAMMA}, {&p, OF_BETA}, {&p, OF_Z}};

@@ -20,9 +20,10 @@ void fixture_checkpoint(const checkpoint_fixture *options, const char *path)
     pare_model_choice choice = {.arch = options->arch ? options->arch : config};
     pare__subject subject = {.choice = &choice};
     const pare_model_options model = {.arch = options->arch, .config = config};
-    const pare_model_shape shape = {.batch = 1, .length = config ? 4 : 0, .compute = PARE_F32};
+    pare_model_shape shape = {.batch = 1, .compute = PARE_F32};
     assert_ok(pare_cpu_create(NULL, &be));
     assert_ok(pare_model_create(&model, &subject.model));
+    shape.length = pare_model_facts_of(subject.model)->tokens ? 4 : 0;
     assert_ok(pare_model_prepare(subject.model, be, &shape));
     assert_ok(pare_model_init(subject.model, options->seed));
     if (options->odd)

@@ -112,6 +112,13 @@ static pare_status copy(pare_backend *be, void *to, const void *from, size_t byt
     return machine.memory_table->copy(be, to, from, bytes);
 }
 
+static pare_status send_to(pare_backend *be, const void *from, pare_backend *other, void *to,
+                           size_t bytes)
+{
+    PARE_TRY(call_device());
+    return machine.memory_table->send(be, from, other, to, bytes);
+}
+
 static pare_status clear(pare_backend *be, void *memory, size_t bytes)
 {
     PARE_TRY(call_device());
@@ -131,6 +138,7 @@ static const pare__memory memory_table = {.alloc = device_alloc,
                                           .upload = upload,
                                           .download = download,
                                           .copy = copy,
+                                          .send = send_to,
                                           .clear = clear,
                                           .sync = sync};
 

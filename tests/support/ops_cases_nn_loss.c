@@ -180,6 +180,15 @@ void ops_cases_cross_entropy(ops_run *run)
 
 /* ---- mse ------------------------------------------------------------------------------------- */
 
+/* Of rows, one in four 0. */
+static float *weights(ops_run *run, int64_t R)
+{
+    float *weight = ops_memory(run, (size_t)R * 4, 4, 1);
+    for (int64_t i = 0; i < R; i++)
+        weight[i] = (float)ops_below(run, 4) / 2;
+    return weight;
+}
+
 void ops_cases_mse(ops_run *run)
 {
     for (const ops_shape *s = ops_shapes; s->rows >= 0; s++)
@@ -190,6 +199,7 @@ void ops_cases_mse(ops_run *run)
             pare_mse_args args = {
                 .x = pare_matrix(ops_floats(run, kind, x_dtype, n, 1), x_dtype, R, N),
                 .t = pare_matrix(ops_floats(run, kind, t_dtype, n, 2), t_dtype, R, N),
+                .weight = pare_vector(how % 4 == 2 ? weights(run, R) : NULL, PARE_F32, R),
                 .loss = pare_vector(NULL, PARE_F32, R),
                 .dx = pare_matrix(NULL, x_dtype, R, N),
                 .grad_scale = 0.5f};
@@ -202,95 +212,6 @@ void ops_cases_mse(ops_run *run)
             ops_expect(run, PARE_OP_mse, &args, sizeof args, outs);
             ops_next(run);
         }
-}
-
-/* ---- kl -------------------------------------------------------------------------------------- */
-
-typedef struct kl_case {
-    pare_tensor teacher, x; /* [R, V] */
-    bool same, gradient, in_place;
-    float temperature;
-} kl_case;
-
-static void expect_kl(ops_run *run, const kl_case *k)
-{
-    int64_t R = k->x.shape[0], V = k->x.shape[1];
-    pare_kl_args args = {.teacher = k->teacher,
-                         .x = k->x,
-                         .kl = pare_vector(NULL, PARE_F32, R),
-                         .same = pare_vector(NULL, PARE_U8, R),
-                         .dx = pare_matrix(NULL, k->x.dtype, R, V),
-                         .grad_scale = 0.5f,
-                         .temperature = k->temperature};
-    /* the divergence of two flat distributions is small beside the sums that it is made of */
-    ops_output outs[4] = {NUMBERS(kl, kl, R, PARE_F32, k->temperature > 1 ? 2e-5 : 4e-6)};
-    int at = 1;
-    if (k->same)
-        outs[at++] = (ops_output)BYTES(kl, same, R, 1);
-    if (k->gradient || k->in_place) {
-        outs[at] = (ops_output)NUMBERS(kl, dx, R * V, k->x.dtype, 4e-6);
-        outs[at].in_place = k->in_place;
-        outs[at].input = offsetof(pare_kl_args, x.data);
-    }
-    ops_expect(run, PARE_OP_kl, &args, sizeof args, outs);
-    ops_next(run);
-}
-
-/* A student near its teacher; classes that either rules out; the same row twice. */
-static void kl_hard_rows(ops_run *run, float temperature)
-{
-    enum { R = 6, V = 5003 };
-    float *t = logits(run, PARE_F32, R * V, 3, 0, 0), *x = logits(run, PARE_F32, R * V, 0.1f, 0, 0);
-    for (int i = 0; i < R * V; i++)
-        x[i] += t[i];
-    for (int v = 0; v < V; v++) {
-        t[v] = v < 3000 ? -INFINITY : t[v];
-        x[V + v] = v == 4500 ? -INFINITY : x[V + v];
-        x[2 * V + v] = t[2 * V + v];
-        t[3 * V + v] += 300;
-        t[4 * V + v] = x[4 * V + v] = (float)(v % 100); /* equal largest */
-        t[5 * V + v] = v < 4500 ? -300 : t[5 * V + v];
-    }
-    expect_kl(run, &(kl_case){.teacher = pare_matrix(t, PARE_F32, R, V),
-                              .x = pare_matrix(x, PARE_F32, R, V),
-                              .same = true,
-                              .gradient = temperature != 0,
-                              .temperature = temperature});
-}
-
-void ops_cases_kl(ops_run *run)
-{
-    static const ops_shape shapes[] = {{0, 5},    {3, 0},    {1, 1},    {5, 2},     {9, 15},
-                                       {7, 16},   {5, 17},   {33, 10},  {2, 1024},  {2, 1025},
-                                       {2, 2047}, {3, 2049}, {2, 4113}, {1, 16384}, {1, 17003}};
-    static const float temperatures[] = {0, 0, 1, 2, 0.5f, 0, 2, 3};
-    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
-        for (int how = 0; how < 8; how++) {
-            pare_dtype t_dtype = acts[how & 1], x_dtype = acts[how >> 1 & 1];
-            int64_t R = shapes[s].rows, V = shapes[s].cols;
-            size_t shift = how & 1 ? 1 : 0;
-            void *t = logits(run, t_dtype, R * V, 3, how < 4 ? 0 : 40, shift);
-            void *x = logits(run, x_dtype, R * V, how < 4 ? 3 : 1, 0, 2 * shift);
-            expect_kl(run, &(kl_case){.teacher = pare_matrix(t, t_dtype, R, V),
-                                      .x = pare_matrix(x, x_dtype, R, V),
-                                      .same = how != 5,
-                                      .gradient = how > 0,
-                                      .in_place = how > 5,
-                                      .temperature = temperatures[how]});
-        }
-    for (int d = 0; d < 2; d++) { /* ties and NaN */
-        static const ops_kind kinds[] = {OPS_GRID, OPS_ZEROS, OPS_EQUAL, OPS_BAD};
-        for (size_t n = 0; n < sizeof kinds / sizeof kinds[0]; n++) {
-            void *t = ops_floats(run, kinds[n], acts[d], 19 * 77, 0);
-            void *x = ops_floats(run, kinds[n], acts[d], 19 * 77, 0);
-            expect_kl(run, &(kl_case){.teacher = pare_matrix(t, acts[d], 19, 77),
-                                      .x = pare_matrix(x, acts[d], 19, 77),
-                                      .same = true,
-                                      .gradient = kinds[n] != OPS_EQUAL});
-        }
-    }
-    kl_hard_rows(run, 0);
-    kl_hard_rows(run, 3);
 }
 
 /* ---- optimisers ------------------------------------------------------------------------------ */

@@ -64,6 +64,7 @@ typedef struct batch_case {
     pare_dtype dtype;
     bool training, relu, add, in_place;
     float middle; /* of x */
+    bool save;    /* without training too */
 } batch_case;
 
 static pare_batch_norm_args batch_args(ops_run *run, const batch_case *k)
@@ -82,6 +83,8 @@ static pare_batch_norm_args batch_args(ops_run *run, const batch_case *k)
         .momentum = 0.125f,
         .training = k->training,
         .relu = k->relu};
+    if (!k->training && !k->save)
+        args.saved_mean = args.saved_scale = (pare_tensor){0};
     if (k->add)
         args.z = pare_matrix(numbers(run, k->dtype, R * C, 1, 0), k->dtype, R, C);
     return args;
@@ -97,10 +100,11 @@ static void expect_batch_norm(ops_run *run, const batch_case *k, const pare_batc
         outs[1] = NUMBERS(batch_norm, running_mean, C, PARE_F32, 1e-6);
         outs[2] = NUMBERS(batch_norm, running_var, C, PARE_F32, 1e-5);
         outs[1].keeps = outs[2].keeps = true;
-        outs[3] = NUMBERS(batch_norm, saved_mean, C, PARE_F32, 1e-6);
-        outs[4] = NUMBERS(batch_norm, saved_scale, C, PARE_F32, 1e-5);
-        if (k->s.rows == 0) /* then there is nothing to save */
-            outs[3] = outs[4] = (ops_output){0};
+    }
+    ops_output *saved = outs + (k->training ? 3 : 1);
+    if ((k->training || k->save) && k->s.rows > 0) { /* of no rows there is nothing to save */
+        saved[0] = NUMBERS(batch_norm, saved_mean, C, PARE_F32, 1e-6);
+        saved[1] = NUMBERS(batch_norm, saved_scale, C, PARE_F32, 1e-5);
     }
     ops_expect(run, PARE_OP_batch_norm, args, sizeof *args, outs);
 }
@@ -125,6 +129,23 @@ static void batch_norm_odd_columns(ops_run *run, bool relu)
     ops_next(run);
 }
 
+/* Running statistics that are saved; of no rows they are not. */
+static void batch_norm_saved_running(ops_run *run)
+{
+    uint64_t place = ops_seed(run, 1);
+    for (int64_t R = 0; R < 300; R = 3 * R + 1)
+        for (int d = 0; d < 2; d++)
+            for (int v = 0; v < 8; v++)
+                batch_norm_case(run, &(batch_case){.s = {R, 33},
+                                                   .dtype = acts[d],
+                                                   .relu = v & 1,
+                                                   .add = v & 2,
+                                                   .in_place = v & 4,
+                                                   .middle = 0.5f,
+                                                   .save = true});
+    ops_seed(run, place);
+}
+
 void ops_cases_batch_norm(ops_run *run)
 {
     for (const ops_shape *s = images; s->rows >= 0; s++)
@@ -147,12 +168,21 @@ void ops_cases_batch_norm(ops_run *run)
         args.x.shape[axis] = args.y.shape[axis] = (const int64_t[]){2, 3, 2, 7}[axis];
     expect_batch_norm(run, &k, &args);
     ops_next(run);
+    batch_norm_saved_running(run);
 }
 
 /* dz: 0 absent, 1 its own, 2 in the place of dy. */
-static void batch_norm_grad_case(ops_run *run, ops_shape s, pare_dtype dtype, bool relu, int dz,
-                                 bool in_place, bool accumulate)
+typedef struct grad_case {
+    ops_shape s;
+    pare_dtype dtype;
+    bool frozen, relu, in_place, accumulate;
+    int dz;
+} grad_case;
+
+static void batch_norm_grad_case(ops_run *run, const grad_case *k)
 {
+    ops_shape s = k->s;
+    pare_dtype dtype = k->dtype;
     int64_t n = s.rows * s.cols, C = s.cols;
     pare_batch_norm_grad_args args = {
         .dy = pare_matrix(numbers(run, dtype, n, 1, 0.25f), dtype, s.rows, C),
@@ -163,37 +193,56 @@ static void batch_norm_grad_case(ops_run *run, ops_shape s, pare_dtype dtype, bo
         .dx = pare_matrix(NULL, dtype, s.rows, C),
         .dgamma = vector(run, C, 1, 0),
         .dbeta = vector(run, C, 1, 0),
-        .relu = relu,
-        .accumulate = accumulate};
-    if (relu)
+        .frozen = k->frozen,
+        .relu = k->relu,
+        .accumulate = k->accumulate};
+    if (k->relu)
         args.y = pare_matrix(numbers(run, dtype, n, 1, 0), dtype, s.rows, C);
-    /* of one row dx is what little is left of terms near 1 */
-    ops_output outs[5] = {NUMBERS(batch_norm_grad, dx, n, dtype, s.rows == 1 ? 1e-3 : 1e-5),
-                          NUMBERS(batch_norm_grad, dgamma, C, PARE_F32, 1e-5),
-                          NUMBERS(batch_norm_grad, dbeta, C, PARE_F32, 1e-5)};
-    outs[1].keeps = outs[2].keeps = accumulate;
-    outs[0].in_place = in_place;
+    /* of one row dx is what little is left of terms near 1, but for frozen statistics */
+    double within = k->frozen ? 1e-6 : s.rows == 1 ? 1e-3 : 1e-5;
+    /* a single sum may be what is left of 513 terms near 1 */
+    double sums = C == 1 ? 1e-4 : 1e-5;
+    ops_output outs[5] = {NUMBERS(batch_norm_grad, dx, n, dtype, within),
+                          NUMBERS(batch_norm_grad, dgamma, C, PARE_F32, sums),
+                          NUMBERS(batch_norm_grad, dbeta, C, PARE_F32, sums)};
+    outs[1].keeps = outs[2].keeps = k->accumulate;
+    outs[0].in_place = k->in_place;
     outs[0].input = offsetof(pare_batch_norm_grad_args, dy.data);
-    if (dz > 0) {
+    if (k->dz > 0) {
         args.dz = pare_matrix(args.dy.data, dtype, s.rows, C);
         outs[3] = NUMBERS(batch_norm_grad, dz, n, dtype, 1e-9);
-        outs[3].in_place = dz == 2;
+        outs[3].in_place = k->dz == 2;
         outs[3].input = offsetof(pare_batch_norm_grad_args, dy.data);
     }
-    if (n > 0 || dz == 0) /* dz without data is absent */
+    if (n > 0 || k->dz == 0) /* dz without data is absent */
         ops_expect(run, PARE_OP_batch_norm_grad, &args, sizeof args, outs);
     ops_next(run);
 }
 
-void ops_cases_batch_norm_grad(ops_run *run)
+static void batch_norm_grad_cases(ops_run *run, bool frozen)
 {
     for (const ops_shape *s = images; s->rows >= 0; s++)
         for (int d = 0; d < 2; d++)
             for (int v = 0; v < 6; v++) {
-                batch_norm_grad_case(run, *s, acts[d], v & 1, v / 2, false, v % 3 == 1);
-                if (v / 2 < 2)
-                    batch_norm_grad_case(run, *s, acts[d], v & 1, v / 2, true, v % 3 == 1);
+                grad_case k = {.s = *s,
+                               .dtype = acts[d],
+                               .frozen = frozen,
+                               .relu = v & 1,
+                               .dz = v / 2,
+                               .accumulate = v % 3 == 1};
+                batch_norm_grad_case(run, &k);
+                k.in_place = true;
+                if (k.dz < 2)
+                    batch_norm_grad_case(run, &k);
             }
+}
+
+void ops_cases_batch_norm_grad(ops_run *run)
+{
+    batch_norm_grad_cases(run, false);
+    uint64_t place = ops_seed(run, 1);
+    batch_norm_grad_cases(run, true);
+    ops_seed(run, place);
 }
 
 void ops_cases_batch_norm_fold(ops_run *run)

@@ -95,6 +95,13 @@ uint64_t ops_random(ops_run *run)
     return z ^ z >> 31;
 }
 
+uint64_t ops_seed(ops_run *run, uint64_t place)
+{
+    uint64_t was = run->state;
+    run->state = place;
+    return was;
+}
+
 int64_t ops_below(ops_run *run, int64_t bound)
 {
     return (int64_t)(ops_random(run) % (uint64_t)bound);

@@ -54,8 +54,10 @@ ops_run *ops_run_make(void);
 ops_run *ops_run_make_device(pare_backend *device, bool (*mode)(int index));
 void ops_run_free(ops_run *run);
 
-/* A pseudo-random number. */
+/* A pseudo-random number. ops_seed goes on from another place and gives back where they were: put
+ * around rows, the numbers of those behind stay what they are without them. */
 uint64_t ops_random(ops_run *run);
+uint64_t ops_seed(ops_run *run, uint64_t place);
 int64_t ops_below(ops_run *run, int64_t bound); /* 0 ≤ x < bound */
 
 /* Memory until the next ops_next(), `shift` elements of `align` bytes behind a 64-byte boundary. */

@@ -68,67 +68,15 @@ void oracle_mse(const pare_mse_args *a)
 {
     int64_t N = a->x.shape[1];
     for (int64_t i = 0; i < a->x.shape[0]; i++) {
-        double loss = 0;
+        double loss = 0, weight = a->weight.data ? oracle_get(&a->weight, i) : 1;
         for (int64_t j = 0; j < N; j++) {
             double d = oracle_get(&a->x, i * N + j) - oracle_get(&a->t, i * N + j);
             loss += d * d;
             if (a->dx.data)
-                oracle_put(&a->dx, i * N + j, (double)a->grad_scale * 2 * d);
+                oracle_put(&a->dx, i * N + j,
+                           weight == 0 ? 0 : (double)a->grad_scale * weight * 2 * d);
         }
-        oracle_put(&a->loss, i, loss);
-    }
-}
-
-/* The first of the largest; NaN is none. */
-static int64_t row_best(const pare_tensor *x, int64_t i)
-{
-    int64_t V = x->shape[1], best = 0;
-    for (int64_t v = 1; v < V; v++) {
-        double now = oracle_get(x, i * V + v), then = oracle_get(x, i * V + best);
-        if (now > then || (isnan(then) && !isnan(now)))
-            best = v;
-    }
-    return best;
-}
-
-/* log softmax of a row's logits, divided by the temperature. */
-static double log_softmax(const pare_tensor *x, int64_t i, int64_t v, double top, double log_sum,
-                          double temperature)
-{
-    return (oracle_get(x, i * x->shape[1] + v) - top) / temperature - log_sum;
-}
-
-/* log Σ e^((x − top)/temperature) of a row. */
-static double row_log_sum_at(const pare_tensor *x, int64_t i, double top, double temperature)
-{
-    double sum = 0;
-    for (int64_t v = 0; v < x->shape[1]; v++)
-        sum += exp((oracle_get(x, i * x->shape[1] + v) - top) / temperature);
-    return log(sum);
-}
-
-void oracle_kl(const pare_kl_args *a)
-{
-    int64_t V = a->x.shape[1];
-    double temperature = a->temperature != 0 ? (double)a->temperature : 1;
-    for (int64_t i = 0; i < a->x.shape[0]; i++) {
-        double p_top = row_top(&a->teacher, i), q_top = row_top(&a->x, i), kl = 0;
-        double p_sum = row_log_sum_at(&a->teacher, i, p_top, temperature);
-        double q_sum = row_log_sum_at(&a->x, i, q_top, temperature);
-        if (a->same.data)
-            ((uint8_t *)a->same.data)[i] = row_best(&a->teacher, i) == row_best(&a->x, i);
-        for (int64_t v = 0; v < V; v++) {
-            double log_p = log_softmax(&a->teacher, i, v, p_top, p_sum, temperature);
-            double log_q = log_softmax(&a->x, i, v, q_top, q_sum, temperature);
-            if (exp(log_p) != 0)
-                kl += exp(log_p) * (log_p - log_q);
-            else if (isnan(log_q))
-                kl = log_q;
-            if (a->dx.data)
-                oracle_put(&a->dx, i * V + v,
-                           (double)a->grad_scale / temperature * (exp(log_q) - exp(log_p)));
-        }
-        oracle_put(&a->kl, i, kl);
+        oracle_put(&a->loss, i, weight == 0 ? 0 : weight * loss);
     }
 }
 

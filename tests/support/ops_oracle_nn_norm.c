@@ -48,8 +48,6 @@ static void train_column(const pare_batch_norm_args *a, int64_t c, double *mean,
     *mean = column_mean(&a->x, c);
     *var = column_variance(&a->x, c, *mean);
     double unbiased = R > 1 ? *var * R / (R - 1) : *var;
-    oracle_put(&a->saved_mean, c, *mean);
-    oracle_put(&a->saved_scale, c, 1 / sqrt(*var + (double)a->eps));
     oracle_put(&a->running_mean, c, (1 - m) * oracle_get(&a->running_mean, c) + m * *mean);
     oracle_put(&a->running_var, c, (1 - m) * oracle_get(&a->running_var, c) + m * unbiased);
 }
@@ -61,6 +59,10 @@ void oracle_batch_norm(const pare_batch_norm_args *a)
         double mean = oracle_get(&a->running_mean, c), var = oracle_get(&a->running_var, c);
         if (a->training)
             train_column(a, c, &mean, &var);
+        if (a->saved_mean.data)
+            oracle_put(&a->saved_mean, c, mean);
+        if (a->saved_scale.data)
+            oracle_put(&a->saved_scale, c, 1 / sqrt(var + (double)a->eps));
         for (int64_t i = c; i < R * C; i += C) {
             double y = (oracle_get(&a->x, i) - mean) / sqrt(var + (double)a->eps);
             y = y * oracle_get(&a->gamma, c) + oracle_get(&a->beta, c);
@@ -101,7 +103,9 @@ void oracle_batch_norm_grad(const pare_batch_norm_grad_args *a)
         }
         for (int64_t i = c; i < R * C; i += C) {
             double xhat = (oracle_get(&a->x, i) - mean) * scale;
-            double dx = g[i] - sum / (double)R - xhat * dot / (double)R;
+            double dx = g[i];
+            if (!a->frozen)
+                dx -= sum / (double)R + xhat * dot / (double)R;
             oracle_put(&a->dx, i, oracle_get(&a->gamma, c) * scale * dx);
             if (a->dz.data)
                 oracle_put(&a->dz, i, g[i]);

@@ -95,6 +95,92 @@ static void without_a_difference_all_layers_get_the_same(void **state)
     assert_status(pare_budget_owl(share, count, 3, 0.6, 0.1, result), PARE_ERR_NUMERIC);
 }
 
+/* ---- by one threshold ------------------------------------------------------------------------ */
+
+/* Scores with so many layers and of so many bins: whole numbers, a bin each. */
+enum { LAYERS = 6, BINS = 3000, SCORES = 4000 };
+
+typedef struct scores {
+    int score[LAYERS][SCORES];
+    int64_t count[LAYERS], below[LAYERS * BINS];
+} scores;
+
+static void draw_scores(scores *s, pare__rng *rng)
+{
+    memset(s, 0, sizeof *s);
+    for (int l = 0; l < LAYERS; l++) {
+        s->count[l] = 1 + (int64_t)pare__rng_below(rng, SCORES);
+        double size = 3 + 400 * pare__rng_double(rng);
+        for (int64_t i = 0; i < s->count[l]; i++) {
+            double x = size * -log(1 - pare__rng_double(rng));
+            s->score[l][i] = x < BINS - 1 ? (int)x : BINS - 1;
+            s->below[l * BINS + s->score[l][i]]++;
+        }
+        for (int b = 1; b < BINS; b++)
+            s->below[l * BINS + b] += s->below[l * BINS + b - 1];
+    }
+}
+
+/* How many scores of a layer, or (l < 0) of all, are below. */
+static int64_t count_below(const scores *s, int l, int threshold)
+{
+    int64_t below = 0;
+    for (int k = l < 0 ? 0 : l; k < (l < 0 ? LAYERS : l + 1); k++)
+        for (int64_t i = 0; i < s->count[k]; i++)
+            below += s->score[k][i] < threshold;
+    return below;
+}
+
+static void one_threshold_is_that_of_all_scores_sorted(void **state)
+{
+    (void)state;
+    pare__rng rng = pare__rng_make(21, 0, 0);
+    scores *s = malloc(sizeof *s);
+    for (int turn = 0; turn < 30; turn++) {
+        double result[LAYERS], sparsity = pare__rng_double(&rng), total = 0;
+        int threshold = 0;
+        draw_scores(s, &rng);
+        for (int l = 0; l < LAYERS; l++)
+            total += (double)s->count[l];
+        while ((double)count_below(s, -1, threshold + 1) < sparsity * total)
+            threshold++;
+        assert_ok(pare_budget_global(s->below, BINS, LAYERS, sparsity, 1, result));
+        assert_true(fabs(mean(result, s->count, LAYERS) - sparsity) < 1e-10);
+        double part = (sparsity * total - (double)count_below(s, -1, threshold)) /
+                      (double)(count_below(s, -1, threshold + 1) - count_below(s, -1, threshold));
+        for (int l = 0; l < LAYERS; l++) {
+            double lower = (double)count_below(s, l, threshold),
+                   upper = (double)count_below(s, l, threshold + 1);
+            double want = (lower + part * (upper - lower)) / (double)s->count[l];
+            assert_true(fabs(result[l] - want) < 1e-9);
+        }
+    }
+    free(s);
+}
+
+static void no_layer_loses_more_than_it_may(void **state)
+{
+    (void)state;
+    /* one layer's scores are all below the others' */
+    static const int64_t below[] = {100, 100, 100, 100, 0, 100, 200, 300, 0, 0, 0, 0};
+    static const int64_t count[] = {100, 300, 0};
+    double result[3];
+    assert_ok(pare_budget_global(below, 4, 3, 0.5, 1, result));
+    assert_true(result[0] == 1 && fabs(result[1] - 1.0 / 3) < 1e-10 && result[2] == 0);
+    assert_ok(pare_budget_global(below, 4, 3, 0.5, 0.8, result));
+    assert_true(result[0] == 0.8 && fabs(result[1] - 0.4) < 1e-10);
+    assert_ok(pare_budget_global(below, 4, 3, 0.5, 0.5, result));
+    assert_true(fabs(mean(result, count, 2) - 0.5) < 1e-12);
+    assert_ok(pare_budget_global(below, 4, 3, 1, 1, result));
+    assert_true(result[0] == 1 && result[1] == 1);
+    assert_ok(pare_budget_global(below, 4, 3, 0, 1, result));
+    assert_true(result[0] < 1e-12 && result[1] < 1e-12);
+    assert_status(pare_budget_global(below, 4, 3, 0.5, 0.4, result), PARE_ERR_ARGUMENT);
+    assert_status(pare_budget_global(below + 8, 4, 1, 0.5, 1, result), PARE_ERR_ARGUMENT);
+    assert_status(pare_budget_global(below, 4, 0, 0.5, 1, result), PARE_ERR_ARGUMENT);
+    assert_status(pare_budget_global(below, 0, 3, 0.5, 1, result), PARE_ERR_ARGUMENT);
+}
+
 /* ---- by errors ------------------------------------------------------------------------------- */
 
 static void the_least_sum_of_errors_is_found(void **state)
@@ -176,6 +262,8 @@ int main(void)
         cmocka_unit_test(outliers_are_scores_above_a_multiple_of_the_mean),
         cmocka_unit_test(layers_with_outliers_keep_more),
         cmocka_unit_test(without_a_difference_all_layers_get_the_same),
+        cmocka_unit_test(one_threshold_is_that_of_all_scores_sorted),
+        cmocka_unit_test(no_layer_loses_more_than_it_may),
         cmocka_unit_test(the_least_sum_of_errors_is_found),
         cmocka_unit_test(many_odd_layers_keep_the_mean),
         cmocka_unit_test(a_sparsity_beyond_all_steps_is_refused),

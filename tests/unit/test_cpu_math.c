@@ -52,6 +52,11 @@ static cpu_v log_vector(cpu_v x)
     return cpu_vlog(x);
 }
 
+static cpu_v log1p_vector(cpu_v x)
+{
+    return cpu_vlog1p(x);
+}
+
 static double normal_truth(double x)
 {
     return 0.5 * erfc(-x * 0.70710678118654752440);
@@ -74,7 +79,8 @@ static double sigmoid_slope_truth(double x)
 }
 
 static const function fn_exp = {exp_vector, exp}, fn_tanh = {tanh_vector, tanh},
-                      fn_log = {log_vector, log}, fn_normal = {normal_vector, normal_truth},
+                      fn_log = {log_vector, log}, fn_log1p = {log1p_vector, log1p},
+                      fn_normal = {normal_vector, normal_truth},
                       fn_density = {density_vector, density_truth},
                       fn_sigmoid = {sigmoid_vector, sigmoid_truth},
                       fn_slope = {sigmoid_slope_vector, sigmoid_slope_truth};
@@ -180,6 +186,14 @@ static void the_logarithm_is_good_to_two_ulp_of_every_positive_number(void **sta
     assert_true(isnan(at(&fn_log, -1e-42f)) && isnan(at(&fn_log, NAN)));
 }
 
+static void the_logarithm_next_to_one_is_good_to_two_ulp(void **state)
+{
+    (void)state;
+    expect_ulp(&fn_log1p, 1e-45f, 0x1p-20f, 2);
+    expect_ulp(&fn_log1p, 0x1p-20f, 1.0f, 2);
+    assert_true(at(&fn_log1p, 0.0f) == 0.0f && isnan(at(&fn_log1p, NAN)));
+}
+
 static void the_normal_distribution_keeps_its_lower_tail(void **state)
 {
     (void)state;
@@ -218,6 +232,7 @@ int main(void)
         cmocka_unit_test(the_sigmoid_and_its_slope_are_good_to_a_few_ulp),
         cmocka_unit_test(the_hyperbolic_tangent_is_good_to_four_ulp),
         cmocka_unit_test(the_logarithm_is_good_to_two_ulp_of_every_positive_number),
+        cmocka_unit_test(the_logarithm_next_to_one_is_good_to_two_ulp),
         cmocka_unit_test(the_normal_distribution_keeps_its_lower_tail),
         cmocka_unit_test(conversions_round_as_one_number_at_a_time_does),
     };

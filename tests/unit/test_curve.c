@@ -100,6 +100,18 @@ static void the_end_holds(void **state)
     assert_float_equal(pare_curve_at(&curve, 4), 0.1, 1e-12);
 }
 
+static void a_curve_begins_again_but_the_last_ends_with_the_training(void **state)
+{
+    (void)state;
+    pare_curve curve = {
+        .kind = PARE_SCHEDULE_LINEAR, .rate = 1, .steps = 10, .period = 2, .restarts = 3};
+    const double want[] = {1, 0.5, 1, 0.5, 1, 0.5, 1, 0.75, 0.5, 0.25};
+    const int64_t begin[] = {0, 0, 2, 2, 4, 4, 6, 6, 6, 6};
+    check(&curve, want, 10);
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(pare_curve_begin(&curve, i), begin[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -111,6 +123,7 @@ int main(void)
         cmocka_unit_test(without_milestones_the_rate_falls_at_half_and_three_quarters),
         cmocka_unit_test(a_constant_rate_warms_up_too),
         cmocka_unit_test(the_end_holds),
+        cmocka_unit_test(a_curve_begins_again_but_the_last_ends_with_the_training),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -95,7 +95,10 @@ static run begin(const kind *k, bool far)
     o.be = backend(far);
     o.shuffle = true;
     run r = {.f = fixture_make(&o)};
-    assert_ok(pare_trainer_create(&k->train, r.f.model, r.f.be, r.f.dataset, &r.trainer));
+    assert_ok(pare_trainer_create(
+        &(pare_train_setup){
+            .options = &k->train, .model = r.f.model, .be = r.f.be, .dataset = r.f.dataset},
+        &r.trainer));
     return r;
 }
 
@@ -304,7 +307,10 @@ static void pruned_checkpoints_are_loaded_trained_and_written(void **state)
         for (int i = 0; i < 2; i++) {
             run *r = both[i];
             load_model(&r->f, source, true);
-            assert_ok(pare_trainer_create(&kinds[k].train, r->f.model, r->f.be, r->f.dataset,
+            assert_ok(pare_trainer_create(&(pare_train_setup){.options = &kinds[k].train,
+                                                              .model = r->f.model,
+                                                              .be = r->f.be,
+                                                              .dataset = r->f.dataset},
                                           &r->trainer));
             train(r);
         }
@@ -442,7 +448,10 @@ static pare_status work(train_fixture *f, const kind *k, const char *source, par
     PARE_TRY_DONE(pare_model_prepare(model, f->be, &shape));
     PARE_TRY_DONE(pare_store_open(source, &store));
     PARE_TRY_DONE(pare_model_load(model, store, true));
-    PARE_TRY_DONE(pare_trainer_create(&k->train, model, f->be, f->dataset, &trainer));
+    PARE_TRY_DONE(pare_trainer_create(
+        &(pare_train_setup){
+            .options = &k->train, .model = model, .be = f->be, .dataset = f->dataset},
+        &trainer));
     PARE_TRY_DONE(pare_trainer_run(trainer, f->sched, NULL));
     PARE_TRY_DONE(pare_trainer_save(trainer, path, NULL));
     PARE_TRY_DONE(pare_trainer_load(trainer, path, NULL));
@@ -493,8 +502,11 @@ static void memory_is_what_is_said(void **state)
     for (size_t k = 0; k < KINDS; k++) {
         run r = begin(&kinds[k], true);
         const pare_trainer *t = r.trainer;
-        pare_footprint bytes =
-            pare_train_bytes(&kinds[k].train, r.f.model, r.f.be, r.f.dataset, &r.f.shape);
+        pare_footprint bytes = pare_train_bytes(&(pare_train_setup){.options = &kinds[k].train,
+                                                                    .model = r.f.model,
+                                                                    .be = r.f.be,
+                                                                    .dataset = r.f.dataset},
+                                                &r.f.shape);
         assert_int_equal(bytes.backend, t->optim.state_bytes + t->optim.average_bytes +
                                             t->scratch_size + t->buffer_count * 4);
         assert_true(t->results_size > 0);

@@ -96,6 +96,11 @@ typedef struct watch {
     int64_t batches, fail_at, cancel_at;
     volatile int cancel;
     long allocations; /* as of the second batch */
+    bool coming;      /* it wants to see them early; then how many have come, the last one, */
+    int64_t came, refuse_at;
+    const pare_batch *next;
+    float number; /* its first one; */
+    int ends;     /* and how often it was told that none are left */
 } watch;
 
 /* Each batch is what the stream has there, and runs on the calling thread in its turn. */
@@ -120,6 +125,26 @@ static pare_status look(void *user, int64_t index, const pare_batch *b)
     return PARE_OK;
 }
 
+/* One ahead of the work, in its turn, and still the same when its own turn comes. */
+static pare_status come(void *user, int64_t index, const pare_batch *b)
+{
+    watch *w = user;
+    assert_true(pthread_equal(pthread_self(), w->caller));
+    if (!b) {
+        w->ends++;
+        return PARE_OK;
+    }
+    assert_int_equal(w->ends, 0);
+    assert_int_equal(index, w->came++);
+    assert_int_equal(w->batches, index > 0 ? index - 1 : 0);
+    if (w->next)
+        assert_true(b != w->next && w->next->images[0] == w->number);
+    w->next = b;
+    w->number = b->images[0];
+    PARE_REQUIRE(index != w->refuse_at, PARE_ERR_NUMERIC, "batch %d came too early", (int)index);
+    return PARE_OK;
+}
+
 static pare_status run(watch *w, const pare_dataset *d, int threads, int ahead, int64_t budget)
 {
     pare_sched *sched = NULL;
@@ -127,11 +152,14 @@ static pare_status run(watch *w, const pare_dataset *d, int threads, int ahead, 
     w->dataset = d;
     assert_ok(pare_sched_create(
         &(pare_sched_options){.threads = threads, .budget = budget, .cancel = &w->cancel}, &sched));
-    pare_status status = pare_feed_run(
-        sched, "train",
-        &(pare_feed_options){
-            .dataset = d, .batch = w->batch, .first = w->first, .last = w->last, .ahead = ahead},
-        look, w);
+    pare_status status = pare_feed_run(sched, "train",
+                                       &(pare_feed_options){.dataset = d,
+                                                            .batch = w->batch,
+                                                            .first = w->first,
+                                                            .last = w->last,
+                                                            .ahead = ahead,
+                                                            .coming = w->coming ? come : NULL},
+                                       look, w);
     pare_sched_free(&sched);
     return status;
 }
@@ -239,6 +267,58 @@ static void a_running_feed_allocates_nothing(void **state)
     pare_dataset_close(&d);
 }
 
+static void each_batch_is_shown_before_the_work_on_the_one_before(void **state)
+{
+    fixture *f = *state;
+    pare_dataset *d = open(f, f->path, true), *bad = open(f, f->bad, false);
+    for (int threads = 1; threads <= 3; threads++)
+        for (int ahead = 1; ahead <= 3; ahead++) {
+            const watch plain = {.batch = 7,
+                                 .last = 400,
+                                 .fail_at = -1,
+                                 .cancel_at = -1,
+                                 .coming = true,
+                                 .refuse_at = -1};
+            watch w = plain;
+            assert_ok(run(&w, d, threads, ahead, 0));
+            assert_int_equal(w.batches, 58);
+            assert_int_equal(w.came, 58);
+            assert_int_equal(w.ends, 1);
+            w = plain;
+            w.last = 5; /* one alone */
+            assert_ok(run(&w, d, threads, ahead, 0));
+            assert_int_equal(w.batches, 1);
+            w = plain;
+            w.fail_at = 20;
+            assert_status(run(&w, d, threads, ahead, 0), PARE_ERR_NUMERIC);
+            assert_int_equal(w.batches, 21);
+            assert_int_equal(w.ends, 1);
+            w = plain;
+            w.refuse_at = 20;
+            assert_status(run(&w, d, threads, ahead, 0), PARE_ERR_NUMERIC);
+            assert_string_equal(pare_last_error(), "batch 20 came too early");
+            assert_int_equal(w.batches, 19);
+            assert_int_equal(w.ends, 1);
+            w = plain;
+            w.cancel_at = 9;
+            assert_status(run(&w, d, threads, ahead, 0), PARE_ERR_INTERRUPTED);
+            assert_int_equal(w.batches, 10);
+            assert_int_equal(w.ends, 1);
+            w = plain;
+            w.batch = 4; /* the eighth holds the bad image: the seventh was not begun */
+            assert_status(run(&w, bad, threads, ahead, 0), PARE_ERR_DAMAGED);
+            assert_int_equal(w.batches, 6);
+            assert_int_equal(w.ends, 1);
+        }
+    int64_t one = pare_batch_bytes(d, 7);
+    watch w = {
+        .batch = 7, .last = 100, .fail_at = -1, .cancel_at = -1, .coming = true, .refuse_at = -1};
+    assert_ok(run(&w, d, 2, 3, 2 * one)); /* one on its way, one that has come */
+    assert_int_equal(w.batches, 15);
+    pare_dataset_close(&bad);
+    pare_dataset_close(&d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -249,6 +329,7 @@ int main(void)
         cmocka_unit_test(a_cancelled_feed_stops_at_once),
         cmocka_unit_test(the_budget_decides_how_many_are_ahead),
         cmocka_unit_test(a_running_feed_allocates_nothing),
+        cmocka_unit_test(each_batch_is_shown_before_the_work_on_the_one_before),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -117,7 +117,7 @@ static void use(fixture *f, const char *method, const char *pattern, double spar
 static pare_status run(fixture *f)
 {
     pare_report *report = NULL;
-    pare_status status = pare__stage_run(f->recipe, &f->options, &report);
+    pare_status status = pare__stage_run(f->recipe, &f->options, NULL, &report);
     pare_report_free(&report);
     return status;
 }
@@ -356,13 +356,14 @@ static float *gradients_of(const fixture *f, const pare_data_options *data, cons
     const pare_model_shape shape = {.batch = BATCH,
                                     .length = pare_dataset_length(dataset),
                                     .training = true,
+                                    .frozen_norms = true,
                                     .compute = PARE_F32};
     assert_ok(pare_model_prepare(model, f->be, &shape));
     assert_ok(pare_model_load(model, store, false));
     pare_param *p = fixture_param(model, name);
     *count = pare_tensor_count(&p->value);
     float *root = calloc((size_t)*count, 4);
-    int64_t bytes = pare_loss_cross_entropy.scratch(model, &shape);
+    int64_t bytes = pare_loss_cross_entropy.scratch(NULL, model, &shape);
     void *scratch = aligned_alloc(64, (size_t)(bytes + 63) / 64 * 64);
     for (int64_t first = 0; first < SAMPLES; first += BATCH) {
         int64_t size = SAMPLES - first < BATCH ? SAMPLES - first : BATCH;
@@ -427,6 +428,7 @@ static void use_one(fixture *f, const char *name)
     f->options.threads = 1; /* as the backend here */
 }
 
+/* Of the model as it is used: with batch norms' running statistics. */
 static void convolutions_have_gradients_too(void **state)
 {
     fixture *f = *state;
@@ -542,7 +544,7 @@ static void a_budget_that_cannot_hold_the_model_says_what_it_needs(void **state)
     f->options.device = "cpu";
     f->options.memory =
         pare_memory_now() + ((int64_t)60 << 20); /* holds the tensors, not the model */
-    assert_status(pare__stage_plan(f->recipe, &f->options, &report), PARE_ERR_MEMORY);
+    assert_status(pare__stage_plan(f->recipe, &f->options, NULL, &report), PARE_ERR_MEMORY);
     assert_non_null(strstr(pare_last_error(), "gradients of the whole model"));
     assert_non_null(strstr(pare_last_error(), "it needs"));
     assert_status(run(f), PARE_ERR_MEMORY);

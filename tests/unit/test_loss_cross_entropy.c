@@ -79,7 +79,7 @@ static void row_logits(pare_model *model, int64_t row, double *x)
 static void oracle(outcome *o, pare_model *model, const pare_batch *batch, double smoothing)
 {
     const pare_model_facts *facts = pare_model_facts_of(model);
-    int64_t rows = pare__output_rows(facts, batch), V = facts->classes;
+    int64_t rows = pare_logits_rows(facts, batch), V = facts->classes;
     double *x = malloc((size_t)V * 8);
     o->dlogits = calloc((size_t)(rows * V), 8);
     for (int64_t i = 0; i < rows; i++) {
@@ -100,7 +100,7 @@ static outcome run_loss(train_fixture *f, const pare_batch *batch, double smooth
                         bool first, bool training)
 {
     outcome o = {0};
-    int64_t size = pare_loss_cross_entropy.scratch(f->model, &f->shape);
+    int64_t size = pare_loss_cross_entropy.scratch(NULL, f->model, &f->shape);
     o.args = (pare_loss_args){.model = f->model,
                               .batch = batch,
                               .be = f->be,
@@ -282,7 +282,7 @@ static void a_large_vocabulary_goes_in_chunks(void **state)
 {
     (void)state;
     const pare_model_facts facts = {.output = PARE_OUTPUT_TOKENS, .classes = 150000};
-    assert_int_equal(pare__logit_rows(&facts, 120), 48);
+    assert_int_equal(pare_logits_at_once(&facts, 120), 48);
     check_tokens(LLAMA("150000", "false"), 32, 2, 60, PARE_F32, 2e-5);
 }
 

@@ -364,7 +364,7 @@ static void a_value_that_is_set_has_the_mask_of_its_zeros(void **state)
         assert_ok(pare_backend_upload(r.be, values.data, host, count * 4));
         assert_ok(pare_model_set_value(r.model, index, values));
         assert_null(p->mask);
-        assert_ok(pare__param_mask(r.model, index));
+        assert_ok(pare_model_mask(r.model, index));
         assert_ok(pare_model_set_value(r.model, index, values));
         assert_ok(pare_model_read_mask(r.model, index, 0, count, mask));
         assert_ok(pare_model_read_rows(r.model, index, 0, values.shape[0], read));

@@ -105,6 +105,42 @@ static void batch_norms_with_and_without_residual_and_relu(void **state)
     }
 }
 
+static pare_tensor value_of(const graph *g, const char *name)
+{
+    for (size_t i = 0; i < g->m->param_count; i++)
+        if (strcmp(g->m->params[i].name, name) == 0)
+            return g->m->params[i].value;
+    fail_msg("there is no %s", name);
+    return (pare_tensor){0};
+}
+
+/* The running statistics are constants: they stay, and forward is that of inference. */
+static void batch_norms_of_frozen_statistics(void **state)
+{
+    (void)state;
+    const pare_model_shape shape = {
+        .batch = 3, .training = true, .frozen_norms = true, .compute = PARE_F32};
+    for (int i = 0; i < 4; i++) {
+        graph g = {.rng = (uint64_t)i + 5};
+        pare__build *b = plain(&g, 3);
+        int x = graph_leaf(&g, 4, SHAPE(3, 2, 3, 4));
+        int z = i & 1 ? graph_leaf(&g, 4, SHAPE(3, 2, 3, 4)) : -1;
+        int y = pare__batch_norm(b, x, 1e-3f, z, i & 2, "bn");
+        graph_end_as(&g, y, PARE_OUTPUT_CLASSES, &shape);
+        pare_tensor mean = value_of(&g, "bn.running_mean");
+        float *before = graph_copy(mean);
+        graph_check(&g, 0);
+        assert_memory_equal(before, mean.data, 4 * sizeof *before);
+        graph_forward(&g);
+        float *training = graph_copy(pare_model_output(g.m));
+        assert_ok(pare_model_forward(g.m, &g.batch, false, NULL));
+        assert_memory_equal(training, pare_model_output(g.m).data, 72 * sizeof *training);
+        free(training);
+        free(before);
+        graph_free(&g);
+    }
+}
+
 static void a_batch_norm_whose_scale_is_frozen(void **state)
 {
     (void)state;
@@ -375,6 +411,7 @@ int main(void)
         T(convolutions),
         T(a_depthwise_convolution),
         T(batch_norms_with_and_without_residual_and_relu),
+        T(batch_norms_of_frozen_statistics),
         T(a_batch_norm_whose_scale_is_frozen),
         T(a_batch_norm_above_what_nobody_learns),
         T(layer_norms),

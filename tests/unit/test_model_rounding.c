@@ -128,12 +128,52 @@ static void convolutions_round_by_no_token(void **state)
     arch_run_free(&r);
 }
 
+/* What lies beyond the range of one scale learns nothing: of x·sᵀ, rounded inputs pass a gradient
+ * of 1 where x/s is in −128 … 127, else none. */
+static void check_cut(const arch_sample *s, bool far)
+{
+    arch_run r = arch_run_make(s, backend(far), PARE_F32);
+    pare_param *last = NULL;
+    r.shape.training = true;
+    for (int64_t i = 0; i < pare_model_node_count(r.model); i++) {
+        pare_node_view v = pare_model_node(r.model, i);
+        if (strcmp(v.kind, "linear") == 0 || strcmp(v.kind, "conv") == 0)
+            last = pare_model_param(r.model, v.param[0]);
+    }
+    size_t n, weights = (size_t)pare_tensor_count(&first_weight(r.model)->value) * 4;
+    last->act = PARE_ACT_STATIC;
+    assert_ok(pare_model_prepare(r.model, r.be, &r.shape));
+    pare__model_poison(r.model, true);
+    for (int all = 0; all < 2; all++) {
+        last->act_scale = all ? 1e3f : 1e-12f; /* everything lies inside, or nothing but 0 */
+        char *got = run(&r, &r.batch, true, &n);
+        bool any = false;
+        for (size_t i = n - weights; i < n; i += 4) {
+            float g;
+            memcpy(&g, got + i, 4);
+            any |= g != 0;
+        }
+        if (any != (all == 1))
+            fail_msg("%s: %s gradient came through", s->name, any ? "a" : "no");
+        free(got);
+    }
+    arch_run_free(&r);
+}
+
+static void what_a_scale_cuts_off_passes_no_gradient(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < SAMPLES; i++)
+        check_cut(&samples[i], i == 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_scale_rounds_what_a_product_reads),
         cmocka_unit_test(so_it_does_where_the_host_sees_no_memory),
         cmocka_unit_test(convolutions_round_by_no_token),
+        cmocka_unit_test(what_a_scale_cuts_off_passes_no_gradient),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,7 +31,8 @@ static bench begin(const pare_train_options *options, uint8_t *mask)
     for (int i = 0; mask && i < 1024; i++)
         if (!mask[i])
             ((float *)b.weight->value.data)[i] = 0;
-    assert_ok(pare__optim_create(options, b.f.model, b.f.be, &b.optim));
+    assert_ok(pare__optim_create(
+        &(pare_train_setup){.options = options, .model = b.f.model, .be = b.f.be}, &b.optim));
     return b;
 }
 
@@ -93,7 +94,7 @@ static void check_steps(const pare_train_options *options,
     memcpy(bias, b.bias->value.data, sizeof bias);
     for (int s = 1; s <= 3; s++) {
         set_grads(&b, s);
-        assert_ok(pare__optim_step(&b.optim, options, b.f.model, b.f.be, 0.01, 0.5, s));
+        assert_ok(pare__optim_step(&b.optim, options, 0.01, 0.5, s));
     }
     for (int i = 0; i < 1024; i++)
         assert_float_equal(((float *)b.weight->value.data)[i], oracle((double)w[i], 0.1, i, 0.5),
@@ -125,8 +126,8 @@ static void pruned_weights_and_their_state_stay_zero(void **state)
         bench b = begin(&options, mask);
         for (int s = 1; s <= 3; s++) {
             set_grads(&b, s);
-            assert_ok(pare__optim_norm(&b.optim, b.f.model, b.f.be, &norm));
-            assert_ok(pare__optim_step(&b.optim, &options, b.f.model, b.f.be, 0.01, 1, s));
+            assert_ok(pare__optim_norm(&b.optim, &norm));
+            assert_ok(pare__optim_step(&b.optim, &options, 0.01, 1, s));
         }
         const pare__trained *t = trained_of(&b, b.weight);
         for (int i = 0; i < 1024; i++) {
@@ -156,10 +157,10 @@ static void the_norm_is_of_what_no_mask_keeps_zero(void **state)
             want += param != b.weight || mask[i] ? g * g : 0;
         }
     }
-    assert_ok(pare__optim_norm(&b.optim, b.f.model, b.f.be, &norm));
+    assert_ok(pare__optim_norm(&b.optim, &norm));
     assert_true(fabs(norm - sqrt(want)) < 1e-9 * norm);
     ((float *)b.bias->grad.data)[3] = INFINITY;
-    assert_ok(pare__optim_norm(&b.optim, b.f.model, b.f.be, &norm));
+    assert_ok(pare__optim_norm(&b.optim, &norm));
     assert_true(!isfinite(norm));
     end(&b);
 }
@@ -177,7 +178,7 @@ static void the_average_follows_the_values(void **state)
     for (int s = 1; s <= 9; s++) {
         double share = (1.0 + s) / (10.0 + s) < 0.25 ? (1.0 + s) / (10.0 + s) : 0.25;
         set_grads(&b, s);
-        assert_ok(pare__optim_step(&b.optim, &options, b.f.model, b.f.be, 0.01, 1, s));
+        assert_ok(pare__optim_step(&b.optim, &options, 0.01, 1, s));
         for (int i = 0; i < 1024; i++)
             want[i] = share * want[i] + (1 - share) * (double)w[i];
     }
@@ -195,11 +196,13 @@ static void frozen_parameters_have_no_state(void **state)
     options.freezes = 1;
     train_fixture f = fixture_make(&(train_fixture_options){.freeze = &options});
     pare__optim optim = {0};
-    assert_ok(pare__optim_create(&options, f.model, f.be, &optim));
+    assert_ok(pare__optim_create(
+        &(pare_train_setup){.options = &options, .model = f.model, .be = f.be}, &optim));
     assert_int_equal(optim.count, 2); /* two weights */
     assert_int_equal(optim.state_bytes, 64 + 2 * (64 * 16 + 16 * 4) * 4);
     assert_int_equal(optim.average_bytes, 0);
-    pare_footprint bytes = pare__optim_bytes(&options, f.model);
+    pare_footprint bytes =
+        pare__optim_bytes(&(pare_train_setup){.options = &options, .model = f.model});
     assert_int_equal(bytes.backend, optim.state_bytes);
     assert_int_equal(bytes.host, 2 * (int64_t)sizeof *optim.trained);
     pare__optim_free(&optim);
@@ -235,7 +238,9 @@ static void a_model_prepared_for_inference_is_refused(void **state)
     (void)state;
     train_fixture f = fixture_make(&(train_fixture_options){.inference = true});
     pare__optim optim = {0};
-    assert_status(pare__optim_create(&sgd, f.model, f.be, &optim), PARE_ERR_ARGUMENT);
+    assert_status(pare__optim_create(
+                      &(pare_train_setup){.options = &sgd, .model = f.model, .be = f.be}, &optim),
+                  PARE_ERR_ARGUMENT);
     assert_non_null(strstr(pare_last_error(), "prepared for training"));
     pare__optim_free(&optim);
     fixture_free(&f);

@@ -155,9 +155,8 @@ static void later_words_say_so(void **state)
         STEP("quantize: { method: hqq, scheme: w4 }"),
         STEP("quantize: { scheme: mxfp4 }"),
         STEP("quantize: { scheme: w4, bos_id: 1 }"),
-        STEP("distill: { teacher: t }"),
+        STEP("bench: { op: gemm }"),
         STEP("eval: { data: d, stride: 5 }"),
-        STEP("train: { steps: 5 }"),
         STEP("export: { format: gguf }"),
     };
     for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++)

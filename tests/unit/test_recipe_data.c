@@ -64,6 +64,33 @@ static void measuring_is_part_of_the_text(void **state)
     }
 }
 
+static void one_threshold_over_all_layers_has_one_spelling(void **state)
+{
+    (void)state;
+    static const char *const steps[] = {
+        DATA("prune: { method: wanda, sparsity: 0.5, scope: global }"),
+        DATA("prune: { method: wanda, sparsity: 0.5, budget: global }"),
+    };
+    char *text[2] = {NULL};
+    for (int i = 0; i < 2; i++) {
+        pare_recipe *r = recipe_parse(steps[i]);
+        assert_int_equal(r->prunes[0].budget, PARE_BUDGET_GLOBAL);
+        assert_int_equal(r->prunes[0].scope, PARE_SCOPE_LAYER);
+        assert_ok(pare_recipe_check(r));
+        assert_ok(pare_recipe_text(r, &text[i]));
+        assert_non_null(strstr(text[i], "budget: global"));
+        pare_recipe_free(&r);
+    }
+    assert_string_equal(text[0], text[1]);
+    free(text[0]);
+    free(text[1]);
+    pare_recipe *r =
+        recipe_parse("model: m\nsteps:\n  - prune: { sparsity: 0.5, budget: global }\n");
+    assert_int_equal(r->prunes[0].budget, PARE_BUDGET_UNIFORM); /* `scope` says it */
+    assert_int_equal(r->prunes[0].scope, PARE_SCOPE_GLOBAL);
+    pare_recipe_free(&r);
+}
+
 static void data_that_no_method_looks_at_is_dropped(void **state)
 {
     (void)state;
@@ -110,8 +137,10 @@ static void an_option_of_another_method_is_refused_in_place(void **state)
     REFUSE(DATA("prune: { sparsity: 0.5, budget: owl }"),
            "r.yaml:4:37: budget: owl goes by layers' inputs, which magnitude does not see");
     REFUSE(DATA("prune: { method: wanda, pattern: 2:4, budget: owl }"), "leave it out");
-    REFUSE(DATA("prune: { method: wanda, sparsity: 0.5, scope: global }"),
-           "r.yaml:4:51: scope: wanda decides layer by layer");
+    REFUSE(DATA("prune: { method: wanda, pattern: 2:4, budget: global }"),
+           "budget: beside pattern 2:4 all layers have the same sparsity");
+    REFUSE(DATA("prune: { method: sparsegpt, pattern: 2:4, scope: global }"),
+           "scope: beside pattern 2:4 all layers have the same sparsity");
     REFUSE(DATA("prune: { sparsity: 0.5, scope: layer, budget: uniform }"), "budget: beside scope");
     REFUSE(DATA("prune: { sparsity: 0.5, budget: owk }"), "did you mean \"owl\"?");
     REFUSE(DATA("prune: { method: sparsegpt, pattern: block:4x4, sparsity: 0.5 }"),
@@ -271,6 +300,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(calibration_is_read),
         cmocka_unit_test(measuring_is_part_of_the_text),
+        cmocka_unit_test(one_threshold_over_all_layers_has_one_spelling),
         cmocka_unit_test(data_that_no_method_looks_at_is_dropped),
         cmocka_unit_test(a_method_without_its_data_is_refused_in_place),
         cmocka_unit_test(an_option_of_another_method_is_refused_in_place),

@@ -9,7 +9,7 @@
 static void every_status_has_its_name_and_exit_code(void **state)
 {
     (void)state;
-    static const int codes[] = {0, 2, 3, 3, 3, 2, 1, 1, 4, 1, 1, 5, 1};
+    static const int codes[] = {0, 2, 3, 3, 3, 2, 1, 1, 4, 1, 1, 1, 5, 1};
     for (int s = PARE_OK; s <= PARE_ERR_INTERNAL; s++) {
         assert_int_equal(pare_status_exit_code((pare_status)s), codes[s]);
         assert_string_not_equal(pare_status_name((pare_status)s), "PARE_ERR_?");

@@ -79,7 +79,10 @@ static pare_train_options options_of(pare_optimiser optimiser, double rate, int6
 static pare_trainer *trainer_of(train_fixture *f, const pare_train_options *options)
 {
     pare_trainer *trainer = NULL;
-    assert_ok(pare_trainer_create(options, f->model, f->be, f->dataset, &trainer));
+    assert_ok(pare_trainer_create(
+        &(pare_train_setup){
+            .options = options, .model = f->model, .be = f->be, .dataset = f->dataset},
+        &trainer));
     return trainer;
 }
 
@@ -394,7 +397,10 @@ static void bytes_are_what_it_takes(void **state)
         pare_train_options options = options_of(PARE_ADAMW, 0.01, 10);
         options.ema = 0.9;
         pare_trainer *t = trainer_of(&f, &options);
-        pare_footprint bytes = pare_train_bytes(&options, f.model, f.be, f.dataset, &f.shape);
+        pare_footprint bytes = pare_train_bytes(
+            &(pare_train_setup){
+                .options = &options, .model = f.model, .be = f.be, .dataset = f.dataset},
+            &f.shape);
         assert_int_equal(bytes.backend, t->optim.state_bytes + t->optim.average_bytes +
                                             t->scratch_size + t->buffer_count * 4);
         assert_int_equal(bytes.host, (int64_t)(t->optim.count * sizeof *t->optim.trained) + 10 * 4 +
@@ -409,7 +415,11 @@ static void bytes_are_what_it_takes(void **state)
 static void refused(train_fixture *f, const pare_train_options *options, const char *word)
 {
     pare_trainer *trainer = NULL;
-    assert_status(pare_trainer_create(options, f->model, f->be, f->dataset, &trainer),
+    assert_status(pare_trainer_create(&(pare_train_setup){.options = options,
+                                                          .model = f->model,
+                                                          .be = f->be,
+                                                          .dataset = f->dataset},
+                                      &trainer),
                   PARE_ERR_ARGUMENT);
     assert_null(trainer);
     if (!strstr(pare_last_error(), word))

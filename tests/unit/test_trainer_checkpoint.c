@@ -74,7 +74,10 @@ static run begin(const setting *s)
 {
     run r = {.f = fixture_make(&(train_fixture_options){
                  .arch = s->arch, .batch = s->options.batch, .samples = 50, .shuffle = true})};
-    assert_ok(pare_trainer_create(&s->options, r.f.model, r.f.be, r.f.dataset, &r.trainer));
+    assert_ok(pare_trainer_create(
+        &(pare_train_setup){
+            .options = &s->options, .model = r.f.model, .be = r.f.be, .dataset = r.f.dataset},
+        &r.trainer));
     return r;
 }
 

@@ -84,6 +84,35 @@ enum option_id {
     OPT_FREEZE,
     OPT_NO_MASKS,
     OPT_SAVE_EVERY,
+    OPT_TEACHER,
+    OPT_TEACHER_ARCH,
+    OPT_TEACHER_PRECISION,
+    OPT_STUDENT,
+    OPT_INIT,
+    OPT_LOSS,
+    OPT_TEMPERATURE,
+    OPT_DIVERGENCE,
+    OPT_LAYERS,
+    OPT_HIDDEN,
+    OPT_ATTENTION,
+    OPT_RELATION_HEADS,
+    OPT_RELATION_LAYER,
+    OPT_CACHE_K,
+    OPT_MASKS,
+    OPT_ERK,
+    OPT_BEGIN,
+    OPT_END,
+    OPT_EACH,
+    OPT_ROUNDS,
+    OPT_REWIND,
+    OPT_FRACTION,
+    OPT_REVIVE,
+    OPT_QAT,
+    OPT_QAT_FIXED,
+    OPT_QAT_FIRST_LAST,
+    OPT_LORA,
+    OPT_LORA_ALPHA,
+    OPT_ADAPTER,
     OPT_INCLUDE,
     OPT_EXCLUDE,
     OPT_PLAN,
@@ -234,6 +263,7 @@ void session_end(struct session *session);
 int cmd_inspect(const struct args *args);
 int cmd_plan(const struct args *args);
 int cmd_run(const struct args *args);
+int cmd_sweep(const struct args *args);
 int cmd_prune(const struct args *args);
 int cmd_quantize(const struct args *args);
 int cmd_convert(const struct args *args);
@@ -241,6 +271,7 @@ int cmd_compare(const struct args *args);
 int cmd_report(const struct args *args);
 int cmd_devices(const struct args *args);
 int cmd_train(const struct args *args);
+int cmd_distill(const struct args *args);
 int cmd_eval(const struct args *args);
 
 /* Plans or does a recipe (cmd_run.c), showing the report; takes the recipe over. */

@@ -152,93 +152,131 @@ int cmd_eval(const struct args *args)
     return finish(args, &session, status, report);
 }
 
-/* ---- train ----------------------------------------------------------------------------------- */
+/* ---- train and distill ----------------------------------------------------------------------- */
 
-static bool curve_of(const struct args *args, pare_curve *curve)
+/* Options that say what a key of a recipe's step says. */
+static const struct {
+    enum option_id id;
+    const char *key;
+} keys[] = {
+    {OPT_DATA, "data"},
+    {OPT_LABELS, "labels"},
+    {OPT_EVAL_DATA, "eval"},
+    {OPT_EVAL_LABELS, "eval_labels"},
+    {OPT_SEQ_LEN, "seq_len"},
+    {OPT_PAD_ID, "pad_id"},
+    {OPT_BOS_ID, "bos_id"},
+    {OPT_SAMPLES, "samples"},
+    {OPT_SKIP, "skip"},
+    {OPT_CROP, "crop"},
+    {OPT_FLIP, "flip"},
+    {OPT_MIXUP, "mixup"},
+    {OPT_STEPS, "steps"},
+    {OPT_EPOCHS, "epochs"},
+    {OPT_BATCH, "batch"},
+    {OPT_ACCUMULATE, "accumulate"},
+    {OPT_OPTIMIZER, "optimizer"},
+    {OPT_LR, "lr"},
+    {OPT_SCHEDULE, "schedule"},
+    {OPT_WARMUP, "warmup"},
+    {OPT_FINAL_LR, "final_lr"},
+    {OPT_MILESTONES, "milestones"},
+    {OPT_GAMMA, "gamma"},
+    {OPT_MOMENTUM, "momentum"},
+    {OPT_NESTEROV, "nesterov"},
+    {OPT_BETAS, "betas"},
+    {OPT_WEIGHT_DECAY, "weight_decay"},
+    {OPT_CLIP, "clip"},
+    {OPT_LABEL_SMOOTHING, "label_smoothing"},
+    {OPT_EMA, "ema"},
+    {OPT_PRECISION, "precision"},
+    {OPT_SAVE_EVERY, "save_every"},
+    {OPT_TEACHER, "teacher"},
+    {OPT_TEACHER_ARCH, "teacher_arch"},
+    {OPT_TEACHER_PRECISION, "teacher_precision"},
+    {OPT_INIT, "init"},
+    {OPT_LOSS, "loss"},
+    {OPT_TEMPERATURE, "temperature"},
+    {OPT_DIVERGENCE, "divergence"},
+    {OPT_LAYERS, "layers"},
+    {OPT_HIDDEN, "hidden"},
+    {OPT_ATTENTION, "attention"},
+    {OPT_RELATION_HEADS, "relation_heads"},
+    {OPT_RELATION_LAYER, "relation_layer"},
+    {OPT_CACHE, "cache"},
+    {OPT_CACHE_K, "cache_k"},
+    {OPT_MASKS, "masks"},
+    {OPT_SPARSITY, "sparsity"},
+    {OPT_METHOD, "method"},
+    {OPT_PATTERN, "pattern"},
+    {OPT_SCOPE, "scope"},
+    {OPT_ERK, "erk"},
+    {OPT_BEGIN, "begin"},
+    {OPT_END, "end"},
+    {OPT_EACH, "each"},
+    {OPT_ROUNDS, "rounds"},
+    {OPT_REWIND, "rewind"},
+    {OPT_FRACTION, "fraction"},
+    {OPT_REVIVE, "revive"},
+    {OPT_QAT, "qat"},
+    {OPT_QAT_FIXED, "qat_fixed"},
+    {OPT_QAT_FIRST_LAST, "qat_first_last"},
+    {OPT_LORA, "lora"},
+    {OPT_LORA_ALPHA, "lora_alpha"},
+    {OPT_ADAPTER, "adapter"},
+};
+
+/* The library's sentence about a key ("weight_decay: …") in the words of an option. */
+static int refuse_option(const char *option)
 {
-    static const char *const words[] = {"cosine", "linear", "step", "constant", NULL};
-    const struct option_value *v = args->value;
-    int word = v[OPT_SCHEDULE].given ? word_of("schedule", v[OPT_SCHEDULE].text, words) : 0;
-    if (word < 0)
-        return false;
-    *curve = (pare_curve){.kind = (pare_schedule)word,
-                          .rate = v[OPT_LR].real,
-                          .final_rate = v[OPT_FINAL_LR].real,
-                          .steps = v[OPT_STEPS].whole,
-                          .warmup = v[OPT_WARMUP].whole,
-                          .gamma = v[OPT_GAMMA].real};
-    if (!v[OPT_MILESTONES].given)
-        return true;
-    curve->milestone_count = numbers(v[OPT_MILESTONES].text, curve->milestones, 8);
-    for (int i = 0; i < curve->milestone_count; i++)
-        if (curve->milestones[i] <= (i ? curve->milestones[i - 1] : 0) || curve->milestones[i] >= 1)
-            curve->milestone_count = -1;
-    if (curve->milestone_count < 0)
-        complain(2, "--milestones: \"%s\" is not one to eight rising numbers between 0 and 1",
-                 v[OPT_MILESTONES].text);
-    return curve->milestone_count >= 0;
+    const char *sentence = pare_last_error(), *colon = strchr(sentence, ':');
+    return complain(2, "--%s%s", option, colon ? colon : "");
 }
 
-static bool betas_of(const struct option_value *v, pare_train_options *o)
+static int set_globs(pare_train_step *step, const char *key, char *const *globs, size_t count)
 {
-    double list[2];
-    if (!v->given)
-        return true;
-    if (numbers(v->text, list, 2) != 2 || !(list[0] > 0 && list[0] < 1) ||
-        !(list[1] > 0 && list[1] < 1)) {
-        complain(2, "--betas: \"%s\" is not two numbers above 0 and below 1", v->text);
-        return false;
+    for (size_t i = 0; i < count; i++)
+        if (pare_train_step_set(step, key, globs[i], NULL) != PARE_OK)
+            return refuse_option(key);
+    return 0;
+}
+
+static int set_all(const struct args *args, pare_train_step *step)
+{
+    const struct option_value *v = args->value;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const struct option_row *row = &option_rows[keys[i].id];
+        if (!v[keys[i].id].given)
+            continue;
+        const char *text = row->kind == KIND_FLAG ? "true" : v[keys[i].id].text;
+        if (pare_train_step_set(step, keys[i].key, text, NULL) != PARE_OK)
+            return refuse_option(row->name);
     }
-    o->beta1 = list[0];
-    o->beta2 = list[1];
-    return true;
+    if (v[OPT_NO_MASKS].given && pare_train_step_set(step, "keep_masks", "false", NULL) != PARE_OK)
+        return refuse_option("no-masks");
+    int code = set_globs(step, "freeze", args->freeze, args->freezes);
+    if (!code)
+        code = set_globs(step, "include", args->choice.include, args->choice.includes);
+    if (!code)
+        code = set_globs(step, "exclude", args->choice.exclude, args->choice.excludes);
+    return code;
 }
 
-static double given_or(const struct option_value *v, double otherwise)
+static int check_train(const struct args *args)
 {
-    return v->given ? v->real : otherwise;
-}
-
-/* What depends on the model's kind is filled in by the library: negative stands for "not given". */
-static bool train_of(const struct args *args, pare_train_options *o)
-{
-    static const char *const words[] = {"sgd", "adamw", NULL};
     const struct option_value *v = args->value;
-    int word = v[OPT_OPTIMIZER].given ? word_of("optimizer", v[OPT_OPTIMIZER].text, words) : 2;
-    *o = (pare_train_options){.optimiser = word == 0   ? PARE_SGD
-                                           : word == 1 ? PARE_ADAMW
-                                                       : PARE_OPTIMISER_DEFAULT,
-                              .batch = v[OPT_BATCH].whole,
-                              .accumulate = v[OPT_ACCUMULATE].whole,
-                              .momentum = given_or(&v[OPT_MOMENTUM], 0.9),
-                              .nesterov = v[OPT_NESTEROV].given,
-                              .decay = given_or(&v[OPT_WEIGHT_DECAY], -1),
-                              .clip = given_or(&v[OPT_CLIP], -1),
-                              .smoothing = v[OPT_LABEL_SMOOTHING].real,
-                              .ema = v[OPT_EMA].real,
-                              .freeze = args->freeze,
-                              .freezes = args->freezes,
-                              .seed = v[OPT_SEED].seed,
-                              .save_every = v[OPT_SAVE_EVERY].whole};
-    if (word < 0 || !curve_of(args, &o->curve) || !betas_of(&v[OPT_BETAS], o) ||
-        !precision_of(args, &o->compute))
-        return false;
-    if (!v[OPT_LR].given)
-        o->curve.rate = -1;
-    return true;
-}
-
-static int check_train(const struct option_value *v)
-{
+    const char *name = args->command->name;
     if (!v[OPT_OUTPUT].given)
-        return complain(2, "train needs -o OUT: where the model goes; its ending decides the "
-                           "container");
+        return complain(2,
+                        "%s needs -o OUT: where the model goes; its ending decides the "
+                        "container",
+                        name);
     if (!v[OPT_DATA].given)
-        return complain(2, "train needs --data: what to learn from");
+        return complain(2, "%s needs --data: what to learn from", name);
     if (v[OPT_STEPS].given && v[OPT_EPOCHS].given)
         return complain(2, "--steps and --epochs both say how long to train; give one");
     if (!v[OPT_STEPS].given && !(v[OPT_EPOCHS].real > 0))
-        return complain(2, "train needs --epochs or --steps: how long to train");
+        return complain(2, "%s needs --epochs or --steps: how long to train", name);
     if (v[OPT_GAMMA].given && !(v[OPT_GAMMA].real > 0))
         return complain(2, "--gamma: a rate of 0 learns nothing; give a number above 0");
     if (v[OPT_EMA].given && v[OPT_EMA].real >= 1)
@@ -249,35 +287,65 @@ static int check_train(const struct option_value *v)
     return 0;
 }
 
-int cmd_train(const struct args *args)
+/* "6x384,ffn=1536": digits, an x, digits. */
+static bool is_shape(const char *text)
+{
+    size_t layers = strspn(text, "0123456789");
+    return layers > 0 && text[layers] == 'x' && text[layers + 1] >= '0' &&
+           text[layers + 1] <= '9' && access(text, F_OK) != 0;
+}
+
+static int learn(const struct args *args, const pare_train_job *said)
 {
     const struct option_value *v = args->value;
     struct session session;
     pare_report *report = NULL;
-    pare_train_job job = {.epochs = v[OPT_EPOCHS].real,
-                          .keep_masks = !v[OPT_NO_MASKS].given,
-                          .max_shard_size = v[OPT_MAX_SHARD_SIZE].whole};
-    int code = check_train(v);
-    if (code)
-        return code;
-    if (!model_of(args, args->operand[0], true, &job.model) || !train_of(args, &job.train))
+    pare_train_job job = *said;
+    bool distill = args->command->run == cmd_distill;
+    const char *operand = distill ? v[OPT_STUDENT].text : args->operand[0];
+    if (distill && is_shape(operand))
+        job.student = operand;
+    else if (!model_of(args, operand, true, &job.model))
         return 2;
-    job.data = data_of(args, OPT_DATA, OPT_LABELS);
-    job.data.shuffle = true;
-    job.data.crop = (int)(v[OPT_CROP].whole < 4096 ? v[OPT_CROP].whole : 4096);
-    job.data.flip = v[OPT_FLIP].given;
-    job.data.mixup = (float)v[OPT_MIXUP].real;
-    job.eval = data_of(args, OPT_EVAL_DATA, OPT_EVAL_LABELS);
-    job.eval.skip = job.eval.samples = 0;
+    job.data.draw = v[OPT_SHUFFLE].given;
+    job.max_shard_size = v[OPT_MAX_SHARD_SIZE].whole;
     char *output = copy_output(args);
     if (!output)
         return complain(4, "out of memory");
     job.output = output;
-    code = session_begin(args, &session);
+    int code = session_begin(args, &session);
     if (code == 0) {
         pare_status status = pare_train(&job, v[OPT_PLAN].given, &session.options, &report);
         code = finish(args, &session, status, report);
     }
     free(output);
     return code;
+}
+
+int cmd_train(const struct args *args)
+{
+    pare_train_step *step = NULL;
+    const pare_train_job *job;
+    int code = check_train(args);
+    if (code)
+        return code;
+    if (pare_train_step_create(args->value[OPT_SEED].seed, &step) != PARE_OK)
+        return complain(4, "out of memory");
+    code = set_all(args, step);
+    if (code == 0 && pare_train_step_job(step, &job) != PARE_OK)
+        code = complain(2, "%s: %s", args->command->name, pare_last_error());
+    if (code == 0)
+        code = learn(args, job);
+    pare_train_step_free(&step);
+    return code;
+}
+
+int cmd_distill(const struct args *args)
+{
+    const struct option_value *v = args->value;
+    if (!v[OPT_TEACHER].given)
+        return complain(2, "distill needs --teacher: the checkpoint to learn from");
+    if (!v[OPT_STUDENT].given)
+        return complain(2, "distill needs --student: a checkpoint, or a shape such as 6x384");
+    return cmd_train(args);
 }

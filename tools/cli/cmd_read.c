@@ -121,10 +121,8 @@ int cmd_report(const struct args *args)
     const char *to = args->value[OPT_OUTPUT].text;
     pare_report *report = NULL;
     char *text = NULL;
-    if (to && ends_with(to, ".html"))
-        return complain(2, "report: HTML is not in this version; use -o FILE.txt or FILE.json");
-    if (to && !ends_with(to, ".json") && !ends_with(to, ".txt"))
-        return complain(2, "report: \"%s\" ends neither in .json nor in .txt", to);
+    if (to && !ends_with(to, ".html") && !ends_with(to, ".json") && !ends_with(to, ".txt"))
+        return complain(2, "report: \"%s\" ends in none of .html, .json and .txt", to);
     if (to && access(to, F_OK) == 0 && !args->value[OPT_OVERWRITE].given)
         return complain(2, "%s exists; give another name, or --overwrite", to);
     pare_status status = pare_report_load(args->operand[0], &report);
@@ -137,8 +135,9 @@ int cmd_report(const struct args *args)
     } else if (!to)
         code = show_report(args, report);
     else {
-        status = ends_with(to, ".json") ? pare_report_json(report, &text)
-                                        : pare_report_text(report, &text);
+        status = ends_with(to, ".html")   ? pare_report_html(report, &text)
+                 : ends_with(to, ".json") ? pare_report_json(report, &text)
+                                          : pare_report_text(report, &text);
         code = status == PARE_OK ? write_file(to, text) : complain_status(args, status);
     }
     free(text);

@@ -46,7 +46,7 @@ int do_recipe(const struct args *args, pare_recipe *recipe, bool plan)
                                   : pare_run(recipe, &session.options, &report);
         session_end(&session);
         if (status == PARE_OK)
-            code = show_report(args, report);
+            code = report ? show_report(args, report) : 0; /* the first of several has it */
         else
             code = complain_status(args, status);
     }

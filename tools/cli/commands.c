@@ -49,7 +49,21 @@ const struct command_row command_rows[] = {
      "pare quantize model/ -o mixed/ --method gptq --schemes w3g128,w4g128,w8 --bits 4.25 --data "
      "calib.npy",
      cmd_quantize},
-    {"distill", "", 0, "", "train a student to imitate a teacher", NULL, NULL, NULL},
+    {"distill", "", 0,
+     "--teacher CKPT --student CKPT|LxD --data DATA -o OUT (--epochs X | --steps N) [--loss LIST]",
+     "train a student to imitate a teacher",
+     "The student learns from what the teacher makes of the data: its outputs (`kl`), hidden "
+     "states "
+     "(`hidden`), attention (`attention`, `relation`), feature maps (`feature`), embeddings "
+     "(`cosine`), and from labels (`ce`). A student given by its shape is cut out of the teacher. "
+     "With --cache the teacher's outputs are computed once and kept on disk.\n\n"
+     "All options of `train` hold, those of retraining too: a student may be pruned or quantised "
+     "while it learns. A run that was cut continues as `train` does.",
+     "pare distill --teacher resnet44.safetensors --teacher-arch resnet44-cifar --student "
+     "resnet20-cifar --data cifar/#train --loss kl:0.9,ce:0.1 --temperature 4 --epochs 30 -o s.h5\n"
+     "pare distill --teacher llama/ --student 3x64 --data text.npy --seq-len 512 --loss "
+     "kl:1,hidden:0.5 --steps 2000 -o small/",
+     cmd_distill},
     {"train", "CKPT|ARCH", 1, "--data DATA -o OUT (--epochs X | --steps N) [--lr X] [--batch B]",
      "supervised training and fine-tuning",
      "Learns from labelled images or rows of tokens, or from the next token of a text, and writes "
@@ -85,10 +99,24 @@ const struct command_row command_rows[] = {
      "compared. Quantised and sparse tensors go over as they are where the container can hold "
      "them; --to dense decodes them.",
      "pare convert model/ -o model.h5\npare convert small.h5 -o dense/ --to dense", cmd_convert},
-    {"sweep", "", 0, "", "a grid of methods, sparsities and bits", NULL, NULL, NULL},
-    {"report", "RUN", 1, "[-o FILE.json|FILE.txt]", "the report of a finished run",
-     "Shows the report of a run again: RUN is the run's output, or the report file itself.",
-     "pare report out.h5\npare report out.h5 -o report.txt", cmd_report},
+    {"sweep", "SWEEP", 1, "-o DIR", "a grid of methods, sparsities and bits, measured",
+     "SWEEP is a recipe in which lists stand for single values (`sparsity: [0.5, 0.7]`, `method: "
+     "[magnitude, wanda]`): each spans the grid. Every point is run and measured: metrics of the "
+     "last eval step, sparsity, bits, bytes, FLOPs, latency. DIR gets results.csv, results.json "
+     "and report.html, one page with tables and, where gnuplot is installed, pictures.\n\n"
+     "Points whose values do not go together are rows that say why; --strict refuses them. A sweep "
+     "that was stopped or killed continues at the point it was in when the same command is given "
+     "again. Checkpoints of points are removed once they are measured, unless the file says "
+     "`sweep: { keep: true }`.",
+     "pare sweep grid.yaml --plan\npare sweep grid.yaml -o sweep/", cmd_sweep},
+    {"report", "RUN|DIR", 1, "[-o FILE.html|FILE.json|FILE.txt]",
+     "tables and pictures of a finished run or sweep",
+     "Shows the report of a run or sweep again: RUN is the run's output, or the report file "
+     "itself; DIR is a sweep's folder. As .html it is one page with pictures, which gnuplot "
+     "draws: errors and sparsity of layers, losses, and of a sweep what was kept against what it "
+     "costs.",
+     "pare report out.h5\npare report out.h5 -o report.html\npare report sweep/ -o sweep.html",
+     cmd_report},
     {"bench", "", 0, "", "speed of every operation on this machine", NULL, NULL, NULL},
     {"devices", "", 0, "", "CPU features, libraries' choices, GPUs",
      "Shows the processor, the instruction sets that the kernels were compiled for and the one "

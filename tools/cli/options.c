@@ -4,30 +4,30 @@
 #include <string.h>
 
 const struct option_row option_rows[OPTIONS] = {
-    [OPT_OUTPUT] = {"output", 'o', "OUT", KIND_TEXT, "run plan prune quantize convert train report",
-                    "@",
+    [OPT_OUTPUT] = {"output", 'o', "OUT", KIND_TEXT,
+                    "run plan prune quantize convert train distill sweep report", "@",
                     "where the result goes; its ending decides the container (see OUT); of "
-                    "`report`: a .json or .txt file"},
-    [OPT_METHOD] = {"method", 0, "NAME", KIND_TEXT, "prune quantize",
+                    "`report`: a .html, .json or .txt file; of `sweep`: a folder"},
+    [OPT_METHOD] = {"method", 0, "NAME", KIND_TEXT, "prune quantize train distill",
                     "magnitude random wanda sparsegpt taylor fisher rtn gptq awq smoothquant "
                     "imatrix",
                     "how weights are chosen or rounded (see METHOD); default `magnitude` to prune, "
                     "`rtn` to quantize"},
-    [OPT_SPARSITY] = {"sparsity", 0, "FRACTION", KIND_FRACTION, "prune", NULL,
+    [OPT_SPARSITY] = {"sparsity", 0, "FRACTION", KIND_FRACTION, "prune train distill", NULL,
                       "share of the weights (or heads, layers …) to remove, 0 to 1; no default, "
                       "but that an N:M pattern has its own"},
-    [OPT_PATTERN] = {"pattern", 0, "PATTERN", KIND_TEXT, "prune",
+    [OPT_PATTERN] = {"pattern", 0, "PATTERN", KIND_TEXT, "prune train distill",
                      "unstructured 2:4 4:8 block:16x16 channel head layer width",
                      "the shape in which weights go; default `unstructured`; `channel`, `head`, "
                      "`layer` and `width` make the model smaller"},
     [OPT_SCOPE] =
-        {"scope", 0, "global|layer", KIND_TEXT, "prune", "global layer",
-         "one threshold over all chosen tensors, or one for each; default `global`; not of "
-         "`wanda` and `sparsegpt`, nor of N:M"},
+        {"scope", 0, "global|layer", KIND_TEXT, "prune train distill", "global layer",
+         "one threshold over all chosen tensors, or one for each; default `global`, of `wanda` and "
+         "`sparsegpt` `layer`; of N:M neither"},
     [OPT_BUDGET] = {"budget", 0, "NAME", KIND_TEXT, "prune", "uniform global owl loss",
                     "how the sparsity is spread over layers: `uniform` and `global` are --scope "
-                    "layer and global; of `wanda` and `sparsegpt`: `uniform` (default), `owl` by "
-                    "outliers, `loss` by the layers' errors"},
+                    "layer and global; of `wanda` and `sparsegpt` also `owl` by outliers, `loss` "
+                    "by the layers' errors; default: what the method does by itself"},
     [OPT_MULTIPLE] = {"multiple", 0, "N", KIND_COUNT, "prune", NULL,
                       "`channel`, `head`, `width`: what is left is a multiple of N; default 1"},
     [OPT_SCHEME] = {"scheme", 0, "SCHEME", KIND_TEXT, "quantize",
@@ -45,7 +45,7 @@ const struct option_row option_rows[OPTIONS] = {
                          "of --schemes: what harm is, the error of a layer's output, or the KL "
                          "divergence of the model's, which is better and holds the model twice; "
                          "default `kld`"},
-    [OPT_SCALE] = {"scale", 0, "absmax|mse|X", KIND_TEXT, "quantize train eval",
+    [OPT_SCALE] = {"scale", 0, "absmax|mse|X", KIND_TEXT, "quantize train distill eval",
                    "absmax mse kl percentile:99.9",
                    "`quantize`: how a scale is found, from the largest magnitude, or by the lowest "
                    "squared error among 81 smaller ones; default `absmax`; `percentile:P` and `kl` "
@@ -68,7 +68,7 @@ const struct option_row option_rows[OPTIONS] = {
                 "codes as bytes, `sparse-bitmask` keeps pruned tensors as bits and values, `nf4` "
                 "as bitsandbytes does; default: what the values need (compressed-tensors)"},
     [OPT_MAX_SHARD_SIZE] =
-        {"max-shard-size", 0, "SIZE", KIND_SIZE, "prune quantize convert train", NULL,
+        {"max-shard-size", 0, "SIZE", KIND_SIZE, "prune quantize convert train distill", NULL,
          "largest .safetensors file of a Hugging Face directory, in bytes; default 5G"},
     [OPT_STATS] = {"stats", 0, NULL, KIND_FLAG, "inspect", NULL,
                    "read all values too: zeros, least, greatest, mean, RMS, NaN and Inf of every "
@@ -79,41 +79,41 @@ const struct option_row option_rows[OPTIONS] = {
                        "largest |a - b| that still passes, in the values' own unit; default: "
                        "values may differ, only missing tensors and other shapes count"},
     /* ---- models that run ---- */
-    [OPT_ARCH] = {"arch", 0, "ARCH", KIND_TEXT, "train eval prune quantize",
+    [OPT_ARCH] = {"arch", 0, "ARCH", KIND_TEXT, "train distill eval prune quantize",
                   "resnet20-cifar resnet8-tiny resnet18 resnet50 vit: mlp: cnn:",
                   "the architecture of a plain state dict (see ARCH); default: what the checkpoint "
                   "says of itself"},
-    [OPT_MEAN] = {"mean", 0, "X,…", KIND_TEXT, "train eval", NULL,
+    [OPT_MEAN] = {"mean", 0, "X,…", KIND_TEXT, "train distill eval", NULL,
                   "what is taken from each channel of an image, after --scale; default: the "
                   "architecture's"},
-    [OPT_STD] = {"std", 0, "X,…", KIND_TEXT, "train eval", NULL,
+    [OPT_STD] = {"std", 0, "X,…", KIND_TEXT, "train distill eval", NULL,
                  "what each channel is divided by then; default: the architecture's"},
-    [OPT_DATA] = {"data", 0, "DATA", KIND_TEXT, "train eval prune quantize", "@",
+    [OPT_DATA] = {"data", 0, "DATA", KIND_TEXT, "train distill eval prune quantize", "@",
                   "what to learn from, to measure on, or to calibrate with (see DATA); no default"},
-    [OPT_EVAL_DATA] = {"eval-data", 0, "DATA", KIND_TEXT, "train", "@",
+    [OPT_EVAL_DATA] = {"eval-data", 0, "DATA", KIND_TEXT, "train distill", "@",
                        "data to measure on when the training is done; default none"},
     [OPT_LABELS] =
-        {"labels", 0, "FILE", KIND_TEXT, "train eval prune quantize", "@",
+        {"labels", 0, "FILE", KIND_TEXT, "train distill eval prune quantize", "@",
          "class labels of --data: IDX, .npy or bytes; default: in the data or beside it"},
-    [OPT_EVAL_LABELS] = {"eval-labels", 0, "FILE", KIND_TEXT, "train", "@",
+    [OPT_EVAL_LABELS] = {"eval-labels", 0, "FILE", KIND_TEXT, "train distill", "@",
                          "class labels of --eval-data; default likewise"},
     [OPT_SEQ_LEN] =
-        {"seq-len", 0, "T", KIND_COUNT, "train eval prune quantize", NULL,
+        {"seq-len", 0, "T", KIND_COUNT, "train distill eval prune quantize", NULL,
          "tokens of a window (a prediction each) or a row; default: the array's row, or "
          "the model's longest up to 1024"},
     [OPT_STRIDE] = {"stride", 0, "N", KIND_COUNT, "eval", NULL,
                     "tokens between the starts of windows; each token counts once; default: T"},
-    [OPT_PAD_ID] = {"pad-id", 0, "ID", KIND_INDEX, "train eval prune quantize", NULL,
+    [OPT_PAD_ID] = {"pad-id", 0, "ID", KIND_INDEX, "train distill eval prune quantize", NULL,
                     "token that is padding; default: of rows, what the model's config says"},
-    [OPT_BOS_ID] = {"bos-id", 0, "ID", KIND_INDEX, "train eval", NULL,
+    [OPT_BOS_ID] = {"bos-id", 0, "ID", KIND_INDEX, "train distill eval", NULL,
                     "token put before every window; default none"},
     [OPT_SAMPLES] =
-        {"samples", 0, "N", KIND_COUNT, "train eval prune quantize", NULL,
+        {"samples", 0, "N", KIND_COUNT, "train distill eval prune quantize", NULL,
          "take only so many windows, rows or images of --data; default all, of `prune` and "
          "`quantize` 128"},
-    [OPT_SKIP] = {"skip", 0, "N", KIND_INDEX, "train eval prune quantize", NULL,
+    [OPT_SKIP] = {"skip", 0, "N", KIND_INDEX, "train distill eval prune quantize", NULL,
                   "leave out so many first; default 0"},
-    [OPT_SHUFFLE] = {"shuffle", 0, NULL, KIND_FLAG, "train eval prune quantize", NULL,
+    [OPT_SHUFFLE] = {"shuffle", 0, NULL, KIND_FLAG, "train distill eval prune quantize", NULL,
                      "draw --samples by the seed instead of taking the first (the order in which "
                      "`train` goes through them is always drawn); default off"},
     [OPT_METRIC] = {"metric", 0, "LIST", KIND_TEXT, "eval", "ppl loss top1 top5 kld cosine",
@@ -123,10 +123,10 @@ const struct option_row option_rows[OPTIONS] = {
                      "a checkpoint to compare outputs with, usually the dense model; default none"},
     [OPT_OUTPUTS] = {"outputs", 0, "FILE.npy", KIND_TEXT, "eval", "@",
                      "write the model's outputs (logits or embeddings) too; default none"},
-    [OPT_BATCH] = {"batch", 0, "B", KIND_COUNT, "train eval prune quantize", NULL,
+    [OPT_BATCH] = {"batch", 0, "B", KIND_COUNT, "train distill eval prune quantize", NULL,
                    "images, rows or windows at once; default: 128 images, 32 rows, 2048 tokens of "
                    "windows"},
-    [OPT_PRECISION] = {"precision", 0, "f32|bf16", KIND_TEXT, "train eval prune quantize",
+    [OPT_PRECISION] = {"precision", 0, "f32|bf16", KIND_TEXT, "train distill eval prune quantize",
                        "f32 bf16",
                        "what activations and products are computed in (sums and trained weights "
                        "are f32); default `f32`"},
@@ -140,65 +140,145 @@ const struct option_row option_rows[OPTIONS] = {
     [OPT_ERRORS] = {"errors", 0, NULL, KIND_FLAG, "prune quantize", NULL,
                     "measure what a layer's output loses also where the method could do without "
                     "(wanda); default off"},
-    [OPT_CACHE] = {"cache", 0, "FOLDER", KIND_TEXT, "prune quantize", "@",
+    [OPT_CACHE] = {"cache", 0, "FOLDER", KIND_TEXT, "prune quantize train distill", "@",
                    "keep the statistics of the inputs there, and use them again where the next "
                    "block sees what the dense one gave; default none"},
-    [OPT_STEPS] = {"steps", 0, "N", KIND_COUNT, "train", NULL,
+    [OPT_STEPS] = {"steps", 0, "N", KIND_COUNT, "train distill", NULL,
                    "optimiser steps; no default: give this or --epochs"},
-    [OPT_EPOCHS] = {"epochs", 0, "X", KIND_BOUND, "train", NULL,
+    [OPT_EPOCHS] = {"epochs", 0, "X", KIND_BOUND, "train distill", NULL,
                     "passes over the data, fractions allowed; no default: give this or --steps"},
-    [OPT_ACCUMULATE] = {"accumulate", 0, "N", KIND_COUNT, "train", NULL,
+    [OPT_ACCUMULATE] = {"accumulate", 0, "N", KIND_COUNT, "train distill", NULL,
                         "batches whose gradients make one step; default 1"},
-    [OPT_OPTIMIZER] = {"optimizer", 0, "sgd|adamw", KIND_TEXT, "train", "sgd adamw",
+    [OPT_OPTIMIZER] = {"optimizer", 0, "sgd|adamw", KIND_TEXT, "train distill", "sgd adamw",
                        "default `adamw` for models of tokens, `sgd` for models of images"},
-    [OPT_LR] = {"lr", 0, "X", KIND_BOUND, "train", NULL,
+    [OPT_LR] = {"lr", 0, "X", KIND_BOUND, "train distill", NULL,
                 "learning rate at its highest; default 0.1 for `sgd`, 0.0003 for `adamw`"},
-    [OPT_SCHEDULE] = {"schedule", 0, "NAME", KIND_TEXT, "train", "cosine linear step constant",
+    [OPT_SCHEDULE] = {"schedule", 0, "NAME", KIND_TEXT, "train distill",
+                      "cosine linear step constant",
                       "how the rate falls: `cosine` or `linear` down to --final-lr, `step` by "
                       "--gamma at each of --milestones, `constant`; default `cosine`"},
-    [OPT_WARMUP] = {"warmup", 0, "N", KIND_INDEX, "train", NULL,
+    [OPT_WARMUP] = {"warmup", 0, "N", KIND_INDEX, "train distill", NULL,
                     "steps in which the rate rises to its highest; default 0"},
-    [OPT_FINAL_LR] = {"final-lr", 0, "FRACTION", KIND_FRACTION, "train", NULL,
+    [OPT_FINAL_LR] = {"final-lr", 0, "FRACTION", KIND_FRACTION, "train distill", NULL,
                       "share of --lr left at the end; default 0"},
-    [OPT_MILESTONES] = {"milestones", 0, "X,…", KIND_TEXT, "train", NULL,
+    [OPT_MILESTONES] = {"milestones", 0, "X,…", KIND_TEXT, "train distill", NULL,
                         "shares of the training after which `step` lowers the rate; default "
                         "0.5,0.75"},
-    [OPT_GAMMA] = {"gamma", 0, "X", KIND_FRACTION, "train", NULL,
+    [OPT_GAMMA] = {"gamma", 0, "X", KIND_FRACTION, "train distill", NULL,
                    "what the rate is multiplied by there; default 0.1"},
-    [OPT_MOMENTUM] = {"momentum", 0, "X", KIND_FRACTION, "train", NULL, "of `sgd`; default 0.9"},
-    [OPT_NESTEROV] = {"nesterov", 0, NULL, KIND_FLAG, "train", NULL,
+    [OPT_MOMENTUM] = {"momentum", 0, "X", KIND_FRACTION, "train distill", NULL,
+                      "of `sgd`; default 0.9"},
+    [OPT_NESTEROV] = {"nesterov", 0, NULL, KIND_FLAG, "train distill", NULL,
                       "Nesterov's form of the momentum; default off"},
-    [OPT_BETAS] = {"betas", 0, "X,X", KIND_TEXT, "train", NULL, "of `adamw`; default 0.9,0.999"},
-    [OPT_WEIGHT_DECAY] = {"weight-decay", 0, "X", KIND_BOUND, "train", NULL,
+    [OPT_BETAS] = {"betas", 0, "X,X", KIND_TEXT, "train distill", NULL,
+                   "of `adamw`; default 0.9,0.999"},
+    [OPT_WEIGHT_DECAY] = {"weight-decay", 0, "X", KIND_BOUND, "train distill", NULL,
                           "of weights (norms and biases have none); default 0.0005 for `sgd`, 0.01 "
                           "for `adamw`"},
-    [OPT_CLIP] = {"clip", 0, "X", KIND_BOUND, "train", NULL,
+    [OPT_CLIP] = {"clip", 0, "X", KIND_BOUND, "train distill", NULL,
                   "largest norm of all gradients together; default: 1 for models of tokens, none "
                   "for images"},
-    [OPT_LABEL_SMOOTHING] = {"label-smoothing", 0, "FRACTION", KIND_FRACTION, "train", NULL,
+    [OPT_LABEL_SMOOTHING] = {"label-smoothing", 0, "FRACTION", KIND_FRACTION, "train distill", NULL,
                              "share of the target spread over all classes; default 0"},
-    [OPT_EMA] = {"ema", 0, "FRACTION", KIND_FRACTION, "train", NULL,
+    [OPT_EMA] = {"ema", 0, "FRACTION", KIND_FRACTION, "train distill", NULL,
                  "keep a moving average of the weights with this share each step, and write that; "
                  "default none"},
-    [OPT_CROP] = {"crop", 0, "PIXELS", KIND_INDEX, "train", NULL,
+    [OPT_CROP] = {"crop", 0, "PIXELS", KIND_INDEX, "train distill", NULL,
                   "pad images by so much on each side and crop at random; default 0"},
-    [OPT_FLIP] = {"flip", 0, NULL, KIND_FLAG, "train", NULL,
+    [OPT_FLIP] = {"flip", 0, NULL, KIND_FLAG, "train distill", NULL,
                   "mirror half of the images left to right; default off"},
-    [OPT_MIXUP] = {"mixup", 0, "X", KIND_BOUND, "train", NULL,
+    [OPT_MIXUP] = {"mixup", 0, "X", KIND_BOUND, "train distill", NULL,
                    "mix pairs of images by a share drawn from Beta(X, X); default none"},
-    [OPT_FREEZE] = {"freeze", 0, "GLOB", KIND_GLOB, "train", NULL,
+    [OPT_FREEZE] = {"freeze", 0, "GLOB", KIND_GLOB, "train distill", NULL,
                     "leave parameters as they are whose name matches; repeatable; default none"},
-    [OPT_NO_MASKS] = {"no-masks", 0, NULL, KIND_FLAG, "train", NULL,
+    [OPT_NO_MASKS] = {"no-masks", 0, NULL, KIND_FLAG, "train distill", NULL,
                       "let pruned weights grow again; default: they stay exactly zero"},
-    [OPT_SAVE_EVERY] = {"save-every", 0, "N", KIND_COUNT, "train", NULL,
+    [OPT_SAVE_EVERY] = {"save-every", 0, "N", KIND_COUNT, "train distill", NULL,
                         "steps between states kept on the disk; default: about every 5 minutes"},
+    /* ---- a teacher ---- */
+    [OPT_TEACHER] = {"teacher", 0, "CKPT", KIND_TEXT, "distill", "@",
+                     "the checkpoint to learn from; no default"},
+    [OPT_TEACHER_ARCH] = {"teacher-arch", 0, "ARCH", KIND_TEXT, "distill", NULL,
+                          "its architecture, of a plain state dict; default: what it says of "
+                          "itself"},
+    [OPT_TEACHER_PRECISION] = {"teacher-precision", 0, "f32|bf16", KIND_TEXT, "distill", "f32 bf16",
+                               "what the teacher computes in; default `f32`"},
+    [OPT_STUDENT] =
+        {"student", 0, "CKPT|LxD", KIND_TEXT, "distill", "@",
+         "what learns: a checkpoint, an architecture (ARCH), or a shape that is cut out "
+         "of the teacher: layers x width and, with commas between, heads=H, ffn=F; no "
+         "default"},
+    [OPT_INIT] =
+        {"init", 0, "NAME", KIND_TEXT, "distill", "subclone every-k random",
+         "values of a student given by its shape: `subclone` (the teacher's features, heads "
+         "and neurons of largest weights), `every-k` (whole layers), `random`; default "
+         "`subclone`"},
+    [OPT_LOSS] =
+        {"loss", 0, "LIST", KIND_TEXT, "distill", "kl:1 kl:1,ce:0.5 kl:1,hidden:0.5",
+         "losses and weights, between commas: `kl` (outputs), `ce` (labels), `hidden`, "
+         "`attention`, `relation`, `feature`, `cosine`; `kl:1>0.2` goes from one weight to "
+         "another; default `kl:1`, of embeddings `cosine:1`"},
+    [OPT_TEMPERATURE] = {"temperature", 0, "X", KIND_TEXT, "distill", NULL,
+                         "of `kl`; `4>1` goes from one to the other; default 1"},
+    [OPT_DIVERGENCE] = {"divergence", 0, "NAME", KIND_TEXT, "distill", "forward reverse js",
+                        "of `kl`: forward, reverse or Jensen-Shannon; default `forward`"},
+    [OPT_LAYERS] = {"layers", 0, "NAME", KIND_TEXT, "distill", "uniform last skip contiguous top",
+                    "which of the teacher's layers a student's learns from; default `uniform`"},
+    [OPT_HIDDEN] = {"hidden", 0, "mse|cosine", KIND_TEXT, "distill", "mse cosine",
+                    "how hidden states are compared; default `mse`"},
+    [OPT_ATTENTION] = {"attention", 0, "NAME", KIND_TEXT, "distill", "scores probabilities",
+                       "what of attention is compared; default `scores`"},
+    [OPT_RELATION_HEADS] = {"relation-heads", 0, "N", KIND_COUNT, "distill", NULL,
+                            "heads of `relation`; default: the teacher's where they fit"},
+    [OPT_RELATION_LAYER] = {"relation-layer", 0, "N", KIND_COUNT, "distill", NULL,
+                            "the teacher's layer of `relation`, from 1; default: the last"},
+    [OPT_CACHE_K] = {"cache-k", 0, "K", KIND_COUNT, "distill", NULL,
+                     "classes that --cache keeps of each output; default 64"},
+    /* ---- retraining ---- */
+    [OPT_MASKS] =
+        {"masks", 0, "NAME", KIND_TEXT, "train distill", "gradual iterative rewind rigl set dense",
+         "prune while training up to --sparsity: `gradual` (cubic), `iterative`, `rewind` "
+         "(lottery ticket), `rigl` and `set` (drop and regrow), `dense` (sparse first); "
+         "default none"},
+    [OPT_ERK] = {"erk", 0, NULL, KIND_FLAG, "train distill", NULL,
+                 "densities of layers by the Erdos-Renyi kernel; default: the same in all"},
+    [OPT_BEGIN] = {"begin", 0, "FRACTION", KIND_FRACTION, "train distill", NULL,
+                   "share of all steps after which masks begin to move; default 0"},
+    [OPT_END] = {"end", 0, "FRACTION", KIND_FRACTION, "train distill", NULL,
+                 "and after which they stay; default 0.75"},
+    [OPT_EACH] = {"each", 0, "N", KIND_COUNT, "train distill", NULL,
+                  "steps between changes of masks; default: a hundredth of all"},
+    [OPT_ROUNDS] = {"rounds", 0, "N", KIND_COUNT, "train distill", NULL,
+                    "of `iterative` and `rewind`; default 5"},
+    [OPT_REWIND] = {"rewind", 0, "STEP", KIND_INDEX, "train distill", NULL,
+                    "of `rewind`: the step whose values come back; default 0"},
+    [OPT_FRACTION] = {"fraction", 0, "FRACTION", KIND_FRACTION, "train distill", NULL,
+                      "of `rigl` and `set`: share that is exchanged at first; default 0.3"},
+    [OPT_REVIVE] = {"revive", 0, NULL, KIND_FLAG, "train distill", NULL,
+                    "of `gradual`: what went may come back until the end; default off"},
+    [OPT_QAT] =
+        {"qat", 0, "SCHEME", KIND_TEXT, "train distill", "w4 w8 w4g32 w8a8",
+         "quantisation-aware training: learn through the rounding of this scheme, and write "
+         "its integers; default none"},
+    [OPT_QAT_FIXED] = {"qat-fixed", 0, NULL, KIND_FLAG, "train distill", NULL,
+                       "its steps follow the largest weight and do not learn; default off"},
+    [OPT_QAT_FIRST_LAST] = {"qat-first-last", 0, NULL, KIND_FLAG, "train distill", NULL,
+                            "the first and the last product stay at 8 bits; default off"},
+    [OPT_LORA] = {"lora", 0, "RANK", KIND_COUNT, "train distill", NULL,
+                  "only low-rank factors learn; they are merged in what is written; default none"},
+    [OPT_LORA_ALPHA] = {"lora-alpha", 0, "X", KIND_BOUND, "train distill", NULL,
+                        "their product counts alpha/rank times; default twice the rank"},
+    [OPT_ADAPTER] = {"adapter", 0, "DIR", KIND_TEXT, "train distill", "@",
+                     "write the factors alone too, as peft reads them; default none"},
     [OPT_INCLUDE] =
-        {"include", 0, "GLOB", KIND_GLOB, "inspect plan run prune quantize compare", NULL,
+        {"include", 0, "GLOB", KIND_GLOB, "inspect plan run prune quantize compare train distill",
+         NULL,
          "work on tensors whose name matches, also where their role would leave them "
          "alone; `inspect` and `compare`: look at these only; repeatable; default: by role, "
          "or all"},
-    [OPT_EXCLUDE] = {"exclude", 0, "GLOB", KIND_GLOB, "inspect plan run prune quantize compare",
-                     NULL, "leave tensors alone whose name matches; repeatable; default none"},
+    [OPT_EXCLUDE] = {"exclude", 0, "GLOB", KIND_GLOB,
+                     "inspect plan run prune quantize compare train distill", NULL,
+                     "leave tensors alone whose name matches; repeatable; default none"},
     [OPT_PLAN] = {"plan", 0, NULL, KIND_FLAG, NULL, NULL,
                   "say what would be read, written, needed and taken, and do nothing; default off"},
     [OPT_DEVICE] = {"device", 0, "NAME", KIND_TEXT, NULL, "auto cpu cuda",
@@ -213,7 +293,7 @@ const struct option_row option_rows[OPTIONS] = {
                     "host memory budget in bytes; default: 256M and twice the largest tensor, of "
                     "`train` and `eval` what is free; results do not depend on it"},
     [OPT_DEVICE_MEMORY] = {"device-memory", 0, "SIZE", KIND_SIZE,
-                           "plan run prune quantize train eval convert compare", NULL,
+                           "plan run prune quantize train distill eval convert compare", NULL,
                            "how much of the device's memory may be used; default: what is free "
                            "there; results do not depend on it"},
     [OPT_SEED] = {"seed", 0, "N", KIND_SEED, NULL, NULL,
@@ -244,8 +324,7 @@ const struct option_row option_rows[OPTIONS] = {
                         "print the completion script of `bash`, `zsh` or `fish`"},
 };
 
-const char *const later_options[] = {"teacher",     "student", "init", "loss",
-                                     "temperature", "op",      NULL};
+const char *const later_options[] = {"op", NULL};
 
 const struct word_row later_rows[] = {
     {"prune quantize", "bos-id"},

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Finds the headers of CUDA, cuBLAS, cuSOLVER and cuDNN and prints their folder: the toolkit's, or
-# those of NVIDIA's packages on PyPI, fetched once (1.5 GB, of which the headers are kept). Prints
-# nothing where neither can be had, and says why on stderr: the simulated devices are then skipped.
+# Finds the headers of CUDA, cuBLAS, cuSOLVER, cuDNN and NCCL and prints their folder: the
+# toolkit's, or those of NVIDIA's packages on PyPI, fetched once (1.8 GB, of which the headers are
+# kept). Prints nothing where neither can be had, and says why on stderr: the simulated devices are
+# then skipped. A toolkit without NCCL will do: then ranks on several devices are skipped.
 #   tools/dev/cuda_headers.sh [--fetch]    --fetch: do not look for a toolkit
 set -euo pipefail
 cd "$(dirname "$0")/../.."

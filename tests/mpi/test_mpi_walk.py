@@ -1,0 +1,241 @@
+"""Compression with data by several processes: as one alone but for rounding, the same bytes again,
+and after kills; told by all when one fails."""
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "e2e"))
+import numpy as np
+from support import LONG, PARE, folder, main, pare, skip, tensor, tree, write
+
+if not shutil.which("mpirun"):
+    skip("mpirun is not installed")
+
+KILLS = 60 if LONG else 6
+D, HIDDEN, LAYERS, HEADS, KV, VOCABULARY = 96, 192, 3, 6, 2, 128
+DATA = ("--data", "tokens.u16", "--seq-len", "64", "--samples", "30", "--threads", "1",
+        "--device", "cpu")
+GPTQ = ("quantize", "model", "-o", "{out}", "--method", "gptq", "--scheme", "w4g32", *DATA)
+JOBS = [  # with the ending of the output
+    (GPTQ, ""),
+    (("prune", "model", "-o", "{out}", "--method", "sparsegpt", "--pattern", "2:4", *DATA), ".h5"),
+    (("prune", "model", "-o", "{out}", "--method", "wanda", "--sparsity", "0.5", "--propagate",
+      "dense", *DATA), ".safetensors"),
+    (("quantize", "model", "-o", "{out}", "--method", "awq", "--scheme", "w4g32", *DATA), ".h5"),
+    (("quantize", "model", "-o", "{out}", "--method", "smoothquant", "--scheme", "w8a8s",
+      "--no-true-sequential", *DATA), ""),
+]
+RECIPE = """
+model: model
+data: { calibration: tokens.u16, eval: tokens.u16 }
+steps:
+  - prune:    { method: wanda, pattern: "2:4", samples: 30, seq_len: 64 }
+  - eval:     { seq_len: 64, samples: 8 }
+  - quantize: { method: gptq, scheme: w8a8, samples: 30, seq_len: 64 }
+  - eval:     { seq_len: 64, samples: 8 }
+"""
+
+
+def source(work, name="model", spoil=None):
+    rng = np.random.default_rng(7)
+    tensors = {}
+
+    def add(tensor_name, *shape):
+        values = rng.standard_normal(shape, np.float32) * 0.08
+        if tensor_name == spoil:
+            values[2, 7] = np.nan
+        tensors[tensor_name] = tensor("BF16", values)
+
+    def ones(tensor_name):
+        tensors[tensor_name] = tensor("BF16", np.ones(D, np.float32))
+
+    add("model.embed_tokens.weight", VOCABULARY, D)
+    ones("model.norm.weight")
+    for i in range(LAYERS):
+        layer = f"model.layers.{i}."
+        ones(layer + "input_layernorm.weight")
+        ones(layer + "post_attention_layernorm.weight")
+        for part, rows in ("q", D), ("k", D * KV // HEADS), ("v", D * KV // HEADS), ("o", D):
+            add(f"{layer}self_attn.{part}_proj.weight", rows, D)
+        add(layer + "mlp.gate_proj.weight", HIDDEN, D)
+        add(layer + "mlp.up_proj.weight", HIDDEN, D)
+        add(layer + "mlp.down_proj.weight", D, HIDDEN)
+    write(work / name / "model.safetensors", tensors)
+    (work / name / "config.json").write_text(json.dumps({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": D,
+        "intermediate_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+        "num_key_value_heads": KV, "vocab_size": VOCABULARY, "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-5, "tie_word_embeddings": True}))
+    rng.integers(0, VOCABULARY, 64 * 32 + 1).astype("<u2").tofile(work / "tokens.u16")
+
+
+def launched(processes, command):
+    """The command line of so many processes, and their environment."""
+    options = ["-n", str(processes), "--oversubscribe", "--bind-to", "none"]
+    if os.geteuid() == 0:
+        options.append("--allow-run-as-root")
+    environment = {**os.environ, "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
+                   "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TMPDIR": "/tmp"}
+    return ["mpirun", *options, PARE, *map(str, command)], environment
+
+
+def ranks(processes, command, work, code=0):
+    """Runs it to the end; fails unless it ends so. Gives what was said."""
+    line, environment = launched(processes, command)
+    done = subprocess.run(line, cwd=work, env=environment, capture_output=True, text=True,
+                          timeout=120)
+    said = done.stdout + done.stderr
+    assert (done.returncode == 0) == (code == 0), f"{' '.join(line)}\n{said[-3000:]}"
+    assert code in (0, done.returncode), f"exit {done.returncode}, wanted {code}\n{said[-3000:]}"
+    return said
+
+
+def layers(work, out):
+    report = json.loads(pare("report", out, "--json", cwd=work).stdout)
+    return {layer["name"]: layer["error_after"] for layer in report["layers"]}, report
+
+
+def named(job, out):
+    return [word.format(out=out) for word in job]
+
+
+def left(work, out):
+    return [path.name for path in work.glob(f"{out}.*") if path.name != f"{out}.report.json"]
+
+
+def several_do_what_one_does():
+    worst = 0
+    with folder() as work:
+        source(work)
+        for number, (job, ending) in enumerate(JOBS):
+            pare(*named(job, f"one{number}{ending}"), cwd=work)
+            alone, _ = layers(work, f"one{number}{ending}")
+            for processes in 2, 4:
+                out, again = (f"{word}{number}.{processes}{ending}" for word in ("out", "again"))
+                ranks(processes, named(job, out), work)
+                ranks(processes, named(job, again), work)
+                assert tree(work / out) == tree(work / again), f"{job}: not the same bytes twice"
+                assert not left(work, out), left(work, out)
+                together, report = layers(work, out)
+                assert together.keys() == alone.keys()
+                for name, error in together.items():
+                    off = abs(error - alone[name]) / alone[name]
+                    worst = max(worst, off)
+                    assert off < 1e-3, f"{job}, {processes} processes: {name} {error} {alone[name]}"
+                assert report["ranks"]["count"] == processes
+                assert report["actual"]["peak_memory"] <= report["predicted"]["peak_memory"]
+    return f"errors of layers differ by {worst:.1e} at most"
+
+
+def a_recipe_of_several_steps_is_shared():
+    with folder() as work:
+        source(work)
+        (work / "recipe.yaml").write_text(RECIPE)
+        command = ("run", "recipe.yaml", "-o", "{out}", "--threads", "1", "--device", "cpu")
+        ranks(3, named(command, "out.h5"), work)
+        ranks(3, named(command, "again.h5"), work)
+        assert tree(work / "out.h5") == tree(work / "again.h5")
+        assert not left(work, "out.h5"), left(work, "out.h5")
+
+
+def work_that_cannot_be_shared_is_the_first_ones():
+    with folder() as work:
+        source(work)
+        command = ("quantize", "model", "-o", "{out}", "--scheme", "w4g32", "--threads", "1",
+                   "--device", "cpu")
+        pare(*named(command, "one.h5"), cwd=work)
+        ranks(2, named(command, "two.h5"), work)
+        assert tree(work / "one.h5") == tree(work / "two.h5")
+
+
+def children(process):
+    """Our program's processes below mpirun."""
+    found = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True,
+                           text=True)
+    return [int(word) for word in found.stdout.split()]
+
+
+def cut(command, processes, work, after, whole):
+    """Starts it and kills one of its processes, or all; False if it was done before."""
+    line, environment = launched(processes, command)
+    with open(work / "said.txt", "w") as said:
+        process = subprocess.Popen(line, cwd=work, env=environment, stdout=said, stderr=said)
+    try:
+        code = process.wait(after)
+        assert code == 0, (work / "said.txt").read_text()[-3000:]
+        return False
+    except subprocess.TimeoutExpired:
+        pass
+    victims = children(process)
+    for pid in victims if whole else random.sample(victims, min(1, len(victims))):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    if whole:
+        process.kill()
+    process.wait(30)
+    return True
+
+
+def killed_walks_end_with_the_same_bytes():
+    random.seed(5)
+    kills = runs = 0
+    with folder() as work:
+        source(work)
+        want, spans = [], []
+        chosen = [JOBS[0], JOBS[1], JOBS[3]]
+        for number, (job, ending) in enumerate(chosen):
+            began = time.monotonic()
+            ranks(4, named(job, f"uncut{number}{ending}"), work)
+            spans.append(time.monotonic() - began)
+            want.append(tree(work / f"uncut{number}{ending}"))
+        while kills < KILLS:
+            for number, (job, ending) in enumerate(chosen):
+                out = f"cut{runs}{ending}"
+                after = random.uniform(0.3, 0.95) * spans[number]
+                while cut(named(job, out), 4, work, after, kills % 3 == 2):
+                    kills += 1
+                    after = random.uniform(0.3, 1.2) * spans[number]
+                assert tree(work / out) == want[number], f"{job}: other bytes after a kill"
+                runs += 1
+    return f"{kills} kills, {runs} finished runs"
+
+
+def another_number_of_processes_is_refused():
+    with folder() as work:
+        source(work)
+        (work / "out.walk").mkdir()
+        command = named(GPTQ, "out")
+        for _ in range(20):
+            span = random.uniform(0.4, 0.7)
+            if cut(command, 4, work, span, True) and (work / "out.walk" / "way").exists():
+                break
+            shutil.rmtree(work / "out", ignore_errors=True)
+        said = ranks(2, command, work, code=2)
+        assert "begun with 4 processes of 1 thread" in said, said[-2000:]
+        ranks(4, command, work)
+
+
+def one_that_fails_ends_all_with_its_sentence():
+    with folder() as work:
+        source(work, "nan", spoil="model.layers.1.mlp.up_proj.weight")
+        command = [word.replace("model", "nan") for word in named(GPTQ, "out")]
+        began = time.monotonic()
+        said = ranks(4, command, work, code=3)
+        assert "layers.1.mlp.up_proj.weight holds NaN at row 2, column 7" in said, said[-3000:]
+        assert time.monotonic() - began < 20
+        source(work)
+        said = ranks(4, [*named(GPTQ, "few"), "--samples", "3"], work, code=2)
+        assert "4 processes cannot share 3 samples" in said, said[-2000:]
+
+
+main([several_do_what_one_does, a_recipe_of_several_steps_is_shared,
+      work_that_cannot_be_shared_is_the_first_ones, killed_walks_end_with_the_same_bytes,
+      another_number_of_processes_is_refused, one_that_fails_ends_all_with_its_sentence])
