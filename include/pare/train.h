@@ -5,7 +5,8 @@
  * again for accumulation; clipping; optimiser; callbacks; moving average.
  *
  * What a training holds lies in the memory of the model's backend (backend.h). The host waits for a
- * device three times a step: for the batch to be there, for the losses, for the gradients' norm.
+ * device three times a step: for the batch to be there, for the losses, for the gradients' norm;
+ * for a teacher with a backend of its own a thread waits, and the host for that one.
  */
 #ifndef PARE_TRAIN_H
 #define PARE_TRAIN_H
@@ -243,8 +244,8 @@ typedef struct pare_train_setup {
     size_t term_count;
     pare_train_part *const *parts; /* [part_count], called in this order, `back` in reverse */
     size_t part_count;
-    pare_model *teacher; /* prepared for inference with this batch on teacher_be: goes forward
-                            before the losses. NULL: none */
+    pare_model *teacher;      /* prepared for inference with this batch on teacher_be: goes forward
+                                 before the losses. NULL: none */
     pare_backend *teacher_be; /* what it was prepared with. A second backend of the same device: it
                             goes forward on the next batch while the student learns from this one,
                             with the same results. NULL: be */

@@ -2,12 +2,15 @@
  * Kullback-Leibler either way (Hinton 2015, Gu 2023), Jensen-Shannon.
  *
  * Both rows are read block by block, each block some times from the first cache: their largest,
- * then Σ e^a, Σ e^b and Σ e^a·(a − b) against the largest so far, the sums scaled down whenever one
- * grows; a is the teacher's row, b the student's, the other way round for the reverse divergence.
+ * then Σ e^a and Σ e^b against the largest so far, the sums scaled down whenever one grows, and Σ
+ * e^a·(a − b) against the class in which a is largest: where a is all but sure of it, the sum is
+ * what little the others have. a is the teacher's row, b the student's, the other way round for the
+ * reverse divergence.
  * Jensen-Shannon takes the difference of two probabilities in their mean, d = (p − q)/(p + q),
  * which wants both sums: a second reading adds up m·((1 + d)·log(1 + d) + (1 − d)·log(1 − d)), no
- * term of which is negative. A last reading writes the gradient. Sums of a block are sixteen f32
- * lanes, those of a row and its logarithms are f64. Bound by memory, Jensen-Shannon by its
+ * term of which is negative. A last reading writes the gradient, that of a class with more
+ * than half of q as what the others leave. Sums of a block are sixteen f32 lanes, those of a row
+ * and its logarithms are f64. Bound by memory, Jensen-Shannon by its
  * logarithms.
  */
 #include "cpu_loss.h"
@@ -53,65 +56,91 @@ static double raise_side(side *r, int64_t at, int64_t n, double inverse)
 
 /* ---- the first reading ----------------------------------------------------------------------- */
 
-/* Sums over a block, a and b below their largest and divided by the temperature. */
+/* Sums over a block; a and b below their largest, b' below that of the class in which a is largest,
+ * divided by the temperature. */
 typedef struct kl_sums {
     float a, b;  /* Σ e^a, Σ e^b */
-    float cross; /* Σ e^a·(a − b) */
+    float cross; /* Σ e^a·(a − b') */
 } kl_sums;
+
+/* What they are taken against. */
+typedef struct kl_tops {
+    float a, b, b_there, inverse;
+} kl_tops;
 
 typedef struct kl_lanes {
     cpu_acc a, b, cross;
 } kl_lanes;
 
-CPU_INLINE void add_kl(kl_lanes *sum, cpu_v a, cpu_v b)
+CPU_INLINE void add_kl(kl_lanes *sum, const kl_tops *top, cpu_v a, cpu_v b)
 {
-    cpu_v e = cpu_vexp_below(a);
+    cpu_v below = a - top->a, e = cpu_vexp_below(below * top->inverse);
     cpu_vi none = cpu_eq(e, cpu_splat(0)); /* there p·log p is 0 */
     cpu_acc_add(&sum->a, e);
-    cpu_acc_add(&sum->b, cpu_vexp_below(b));
-    cpu_acc_add(&sum->cross, cpu_pick(none, e, e * (a - b)));
+    cpu_acc_add(&sum->b, cpu_vexp_below((b - top->b) * top->inverse));
+    cpu_acc_add(&sum->cross, cpu_pick(none, e, e * ((below - (b - top->b_there)) * top->inverse)));
 }
 
 CPU_INLINE kl_sums sum_kl_of(const void *a, pare_dtype a_dtype, const void *b, pare_dtype b_dtype,
-                             float a_top, float b_top, float inverse, int64_t n)
+                             const kl_tops *tops, int64_t n)
 {
+    const kl_tops top = *tops;
     kl_lanes sum = {cpu_acc_of(0), cpu_acc_of(0), cpu_acc_of(0)};
     int64_t i = 0;
     for (; i + CPU_V <= n; i += CPU_V)
-        add_kl(&sum, (cpu_vload(a, a_dtype, i) - a_top) * inverse,
-               (cpu_vload(b, b_dtype, i) - b_top) * inverse);
+        add_kl(&sum, &top, cpu_vload(a, a_dtype, i), cpu_vload(b, b_dtype, i));
     if (i < n)
-        add_kl(&sum, (cpu_vload_n(a, a_dtype, i, n - i, -INFINITY) - a_top) * inverse,
-               (cpu_vload_n(b, b_dtype, i, n - i, -INFINITY) - b_top) * inverse);
+        add_kl(&sum, &top, cpu_vload_n(a, a_dtype, i, n - i, -INFINITY),
+               cpu_vload_n(b, b_dtype, i, n - i, -INFINITY));
     return (kl_sums){cpu_vsum(cpu_acc_get(&sum.a)), cpu_vsum(cpu_acc_get(&sum.b)),
                      cpu_vsum(cpu_acc_get(&sum.cross))};
 }
 
 CPU_LOOP kl_sums sum_kl(const void *a, pare_dtype a_dtype, const void *b, pare_dtype b_dtype,
-                        float a_top, float b_top, float inverse, int64_t n)
+                        const kl_tops *tops, int64_t n)
 {
-    return OF_DTYPES(sum_kl_of, a, a_dtype, b, b_dtype, a_top, b_top, inverse, n);
+    return OF_DTYPES(sum_kl_of, a, a_dtype, b, b_dtype, tops, n);
 }
 
-/* The softmax of both sides; returns the divergence of b's from a's. cross is Σ e^(a − top_a)·(a −
- * b) of what was read. Within a block a − b is taken below the tops: what both rows have in common
- * is not in it. */
-static double read_sides(side *a, side *b, int64_t V, double inverse)
+/* The divergence of b's softmax from a's, and what it is made of. */
+typedef struct kl_parts {
+    double kl;
+    double over; /* what kl is over the class in which a is largest: Σ p·(log p − log q) less this
+                    one's log p − log q, NaN where kl is */
+    float b_there; /* b of this class */
+} kl_parts;
+
+/* b of the class in which a is largest. Where it is none that others can be taken against, the
+ * divergence is infinite or NaN whatever stands for it. */
+static float there(const side *a, const side *b)
 {
-    double cross = 0;
+    float x = cpu_get(b->row, b->dtype, a->place);
+    return isfinite(x) ? x : 0;
+}
+
+/* Finds the softmax of both sides. */
+static kl_parts read_sides(side *a, side *b, int64_t V, double inverse)
+{
+    double cross = 0; /* Σ e^a·(a − b') of what was read */
+    float b_there = 0;
     for (int64_t at = 0; at < V; at += LOSS_BLOCK) {
         int64_t n = cpu_min(LOSS_BLOCK, V - at);
+        double was = a->s.top - (double)b_there, exps = a->s.exps;
         double shrink = raise_side(a, at, n, inverse);
         raise_side(b, at, n, inverse);
-        kl_sums s =
-            sum_kl(cpu_row_at(a->row, a->dtype, at), a->dtype, cpu_row_at(b->row, b->dtype, at),
-                   b->dtype, (float)a->s.top, (float)b->s.top, (float)inverse, n);
+        b_there = there(a, b);
+        double moved = (was - (a->s.top - (double)b_there)) * inverse;
+        cross = shrink > 0 && exps > 0 ? (cross + exps * moved) * shrink : 0; /* 0·Inf is NaN */
+        kl_sums s = sum_kl(
+            cpu_row_at(a->row, a->dtype, at), a->dtype, cpu_row_at(b->row, b->dtype, at), b->dtype,
+            &(kl_tops){(float)a->s.top, (float)b->s.top, b_there, (float)inverse}, n);
         a->s.exps += (double)s.a;
         b->s.exps += (double)s.b;
-        cross = shrink > 0 ? cross * shrink : 0; /* 0·Inf would be NaN */
-        cross += (double)s.cross + (double)s.a * ((a->s.top - b->s.top) * inverse);
+        cross += (double)s.cross;
     }
-    return cross / a->s.exps - (a->s.top - b->s.top) * inverse - (log(a->s.exps) - log(b->s.exps));
+    double over = cross / a->s.exps;
+    double kl = over + (b->s.top - (double)b_there) * inverse - (log(a->s.exps) - log(b->s.exps));
+    return (kl_parts){kl, isnan(kl) ? kl : over, b_there};
 }
 
 /* ---- probabilities --------------------------------------------------------------------------- */
@@ -222,7 +251,9 @@ static double read_js(const side *t, const side *x, const kl_shares *shares, int
 /* ---- gradient -------------------------------------------------------------------------------- */
 
 /* dx = q − p for the first kind, whose shares have the scale in them, else scale·q·(f − mean) with
- * f = log q − log p, or log(q/m) with half the scale. */
+ * f = log q − log p, or log(q/m) with half the scale. Of the second kind f and mean are over that
+ * of the class in which q is largest: nothing is left of the many digits that they have in common.
+ */
 typedef struct kl_slope {
     kl_shares shares;
     float scale, mean;
@@ -242,26 +273,33 @@ CPU_INLINE cpu_v slope_of(pare_divergence kind, const kl_slope *k, cpu_v t, cpu_
     return cpu_pick(none, q, q * (f - k->mean) * k->scale);
 }
 
-CPU_INLINE void slopes_of(const void *t, pare_dtype t_dtype, const void *x, pare_dtype x_dtype,
-                          pare_divergence kind, const kl_slope *slope, void *dx, int64_t n)
+/* Returns the sum of the slopes. */
+CPU_INLINE float slopes_of(const void *t, pare_dtype t_dtype, const void *x, pare_dtype x_dtype,
+                           pare_divergence kind, const kl_slope *slope, void *dx, int64_t n)
 {
     const kl_slope k = *slope; /* dx might be a part of it, for all the compiler knows */
+    cpu_acc sum = cpu_acc_of(0);
     int64_t i = 0;
-    for (; i + CPU_V <= n; i += CPU_V)
-        cpu_vstore(dx, x_dtype, i,
-                   slope_of(kind, &k, cpu_vload(t, t_dtype, i), cpu_vload(x, x_dtype, i)));
-    if (i < n)
-        cpu_vstore_n(dx, x_dtype, i, n - i,
-                     slope_of(kind, &k, cpu_vload_n(t, t_dtype, i, n - i, 0),
-                              cpu_vload_n(x, x_dtype, i, n - i, 0)));
+    for (; i + CPU_V <= n; i += CPU_V) {
+        cpu_v s = slope_of(kind, &k, cpu_vload(t, t_dtype, i), cpu_vload(x, x_dtype, i));
+        cpu_acc_add(&sum, s);
+        cpu_vstore(dx, x_dtype, i, s);
+    }
+    if (i < n) {
+        cpu_v s = slope_of(kind, &k, cpu_vload_n(t, t_dtype, i, n - i, -INFINITY),
+                           cpu_vload_n(x, x_dtype, i, n - i, -INFINITY));
+        cpu_acc_add(&sum, s);
+        cpu_vstore_n(dx, x_dtype, i, n - i, s);
+    }
+    return cpu_vsum(cpu_acc_get(&sum));
 }
 
 /* A loop for each kind. */
 #define SLOPES(name, kind)                                                                         \
-    CPU_LOOP void name(const void *t, pare_dtype t_dtype, const void *x, pare_dtype x_dtype,       \
-                       const kl_slope *k, void *dx, int64_t n)                                     \
+    CPU_LOOP float name(const void *t, pare_dtype t_dtype, const void *x, pare_dtype x_dtype,      \
+                        const kl_slope *k, void *dx, int64_t n)                                    \
     {                                                                                              \
-        OF_DTYPES(slopes_of, t, t_dtype, x, x_dtype, kind, k, dx, n);                              \
+        return OF_DTYPES(slopes_of, t, t_dtype, x, x_dtype, kind, k, dx, n);                       \
     }
 SLOPES(forward_slopes, PARE_DIVERGENCE_FORWARD)
 SLOPES(reverse_slopes, PARE_DIVERGENCE_REVERSE)
@@ -269,17 +307,41 @@ SLOPES(js_slopes, PARE_DIVERGENCE_JS)
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
+/* Slopes of the classes [first, last); their sum. */
+static double write_slopes(const pare_kl_args *a, int64_t i, const side *t, const side *x,
+                           const kl_slope *k, int64_t first, int64_t last)
+{
+    void *dx = cpu_row_at(a->dx.data, x->dtype, i * a->x.shape[1]);
+    double sum = 0;
+    for (int64_t at = first; at < last; at += LOSS_BLOCK) {
+        int64_t n = cpu_min(LOSS_BLOCK, last - at);
+        const void *u = cpu_row_at(t->row, t->dtype, at), *v = cpu_row_at(x->row, x->dtype, at);
+        void *to = cpu_row_at(dx, x->dtype, at);
+        if (a->divergence == PARE_DIVERGENCE_FORWARD)
+            sum += (double)forward_slopes(u, t->dtype, v, x->dtype, k, to, n);
+        else if (a->divergence == PARE_DIVERGENCE_REVERSE)
+            sum += (double)reverse_slopes(u, t->dtype, v, x->dtype, k, to, n);
+        else
+            sum += (double)js_slopes(u, t->dtype, v, x->dtype, k, to, n);
+    }
+    return sum;
+}
+
+/* The slopes of a row come to 0 together. That of a class with more than half of q is a difference
+ * of larger numbers, those of the others are small by themselves: it is what they leave. */
 static void write_gradient(const pare_kl_args *a, int64_t i, const side *t, const side *x,
                            const kl_slope *k)
 {
-    int64_t V = a->x.shape[1];
-    void *dx = cpu_row_at(a->dx.data, x->dtype, i * V);
-    if (a->divergence == PARE_DIVERGENCE_FORWARD)
-        forward_slopes(t->row, t->dtype, x->row, x->dtype, k, dx, V);
-    else if (a->divergence == PARE_DIVERGENCE_REVERSE)
-        reverse_slopes(t->row, t->dtype, x->row, x->dtype, k, dx, V);
-    else
-        js_slopes(t->row, t->dtype, x->row, x->dtype, k, dx, V);
+    int64_t V = a->x.shape[1], top = x->place;
+    bool sure = x->s.exps > 0 && x->s.exps < 2;
+    if (!sure) {
+        write_slopes(a, i, t, x, k, 0, V);
+        return;
+    }
+    double rest = write_slopes(a, i, t, x, k, 0, top) + write_slopes(a, i, t, x, k, top + 1, V);
+    double itself = write_slopes(a, i, t, x, k, top, top + 1);
+    if (isfinite(rest) && isfinite(itself))
+        cpu_put(cpu_row_at(a->dx.data, x->dtype, i * V), x->dtype, top, (float)-rest);
 }
 
 static void kl_row(const pare_kl_args *a, int64_t i)
@@ -289,22 +351,32 @@ static void kl_row(const pare_kl_args *a, int64_t i)
     side t = side_of(&a->teacher, i), x = side_of(&a->x, i);
     bool reverse = a->divergence == PARE_DIVERGENCE_REVERSE,
          js = a->divergence == PARE_DIVERGENCE_JS;
-    double kl = read_sides(reverse ? &x : &t, reverse ? &t : &x, V, inverse), f = 0;
-    const kl_shares shares = shares_of(&t, &x, inverse);
-    if (js)
-        kl = read_js(&t, &x, &shares, V, &f);
-    ((float *)a->kl.data)[i] = V == 0 || kl < 0 ? 0 : (float)kl; /* below 0 by rounding only */
+    kl_parts parts = {0};
+    if (V > 0)
+        parts = read_sides(reverse ? &x : &t, reverse ? &t : &x, V, inverse);
+    kl_slope k = {.shares = shares_of(&t, &x, inverse), .mean = (float)parts.over};
+    double kl = parts.kl, scale = (double)a->grad_scale * inverse;
+    if (js) {
+        double f;
+        kl = read_js(&t, &x, &k.shares, V, &f);
+        k.mean = (float)f;
+        scale /= 2;
+    }
+    ((float *)a->kl.data)[i] = kl < 0 ? 0 : (float)kl; /* below 0 by rounding only */
     if (a->same.data)
         ((uint8_t *)a->same.data)[i] = t.place == x.place;
-    if (a->dx.data) {
-        double scale = (double)a->grad_scale * inverse;
-        kl_slope k = {shares, (float)(js ? scale / 2 : scale), (float)(js ? f : kl)};
-        if (a->divergence == PARE_DIVERGENCE_FORWARD) {
-            k.shares.of_p = (float)(scale / t.s.exps);
-            k.shares.of_q = (float)(scale / x.s.exps);
-        }
-        write_gradient(a, i, &t, &x, &k);
+    if (!a->dx.data)
+        return;
+    k.scale = (float)scale;
+    if (a->divergence == PARE_DIVERGENCE_FORWARD) {
+        k.shares.of_p = (float)(scale / t.s.exps);
+        k.shares.of_q = (float)(scale / x.s.exps);
     }
+    if (reverse) {
+        k.shares.t_top = parts.b_there;
+        k.shares.rest = 0;
+    }
+    write_gradient(a, i, &t, &x, &k);
 }
 
 static void kl_part(const void *user, int64_t first, int64_t last)

@@ -55,6 +55,16 @@ pare_status pare__device_choose(const pare_run_options *options, pare__device *d
     return PARE_OK;
 }
 
+void pare__device_spread(const pare_comm *ranks, const char **device, char text[24])
+{
+    bool any = !*device || strcmp(*device, "auto") == 0 || strcmp(*device, "cuda") == 0;
+    int count = 0;
+    if (!ranks || !any || pare_cuda_count(&count) != PARE_OK || count == 0)
+        return;
+    snprintf(text, 24, "cuda:%d", pare_comm_facts_of(ranks)->local_rank % count);
+    *device = text;
+}
+
 int pare__lane_count(const pare__device *device, int asked)
 {
     int count = asked ? asked : pare_cpu_count();

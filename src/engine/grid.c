@@ -78,8 +78,8 @@ static pare_status count_files(void *user, const char *name, int64_t size)
     return PARE_OK;
 }
 
-static const char *const ours[] = {"points", "results.csv", "results.json", "report.html", "key",
-                                   NULL};
+static const char *const ours[] = {"points",      "results.csv", "results.json",
+                                   "report.html", "key",         NULL};
 
 /* Another sweep's results go; what is no sweep's folder is never touched. */
 static pare_status begin_folder(const work *w, const char *key)
@@ -245,7 +245,7 @@ static void on_update(void *user, const char *phase, double done, double total)
 {
     const relay *r = user;
     char name[112];
-    snprintf(name, sizeof name, "point %zu/%zu %s", r->at, r->of, phase);
+    snprintf(name, sizeof name, "point %03zu of %zu: %s", r->at, r->of, phase);
     r->to->update(r->to->user, name, done, total);
 }
 
@@ -273,18 +273,42 @@ static pare_status run_point(const pare_recipe *recipe, const pare_run_options *
     return PARE_OK;
 }
 
-/* What lies beside the point's row goes; with `keep` its checkpoint and the run's report stay. */
-static pare_status tidy(const work *w, size_t point, bool keep)
+typedef struct leavings {
+    const char *folder;
+    bool keep;
+} leavings;
+
+static pare_status drop_file(void *user, const char *name, int64_t size)
 {
-    static const char *const beside[] = {"model.h5", "model.h5.report.json", "model.h5.steps", NULL};
-    for (size_t i = keep ? 2 : 0; beside[i]; i++) {
-        char *path = NULL;
-        PARE_TRY(place_of(w, point, beside[i], &path));
-        pare_status status = pare__remove_tree(path);
-        free(path);
-        PARE_TRY(status);
-    }
-    return PARE_OK;
+    static const char *const kept[] = {"model.h5", "model.h5.report.json"};
+    const leavings *l = user;
+    char *path = NULL;
+    (void)size;
+    if (strcmp(name, "point.json") == 0 ||
+        (l->keep && (strcmp(name, kept[0]) == 0 || strcmp(name, kept[1]) == 0)))
+        return PARE_OK;
+    PARE_TRY(pare__join(l->folder, name, &path));
+    pare_status status = pare__remove_tree(path);
+    free(path);
+    return status;
+}
+
+/* Of a point that is done what lies beside its row goes: what a run that failed left, and its
+ * checkpoint where the sweep does not keep those. */
+static pare_status tidy(const work *w, size_t point)
+{
+    leavings l = {.keep = w->sweep->keep && w->sweep->points[point].value};
+    char *folder = NULL, *steps = NULL;
+    pare_status status = PARE_OK;
+    PARE_TRY_DONE(place_of(w, point, NULL, &folder));
+    PARE_TRY_DONE(place_of(w, point, "model.h5.steps", &steps));
+    l.folder = folder;
+    PARE_TRY_DONE(pare__remove_tree(steps));
+    PARE_TRY_DONE(pare__walk(folder, drop_file, &l));
+done:
+    free(steps);
+    free(folder);
+    return status;
 }
 
 static bool only_measures(const pare_recipe *recipe)
@@ -301,22 +325,20 @@ static pare_status do_run(const work *w, size_t point, const pare_recipe *recipe
     pare_status status = PARE_OK;
     pare_report *report = NULL;
     pare__json *row = w->rows[point];
-    bool keep = w->sweep->keep && w->sweep->points[point].value;
     status = run_point(recipe, options, &report);
     if (is_own(status)) { /* a loss that became NaN: a result too */
         pare__json_set_string(row, "state", "failed");
         pare__json_set_string(row, "note", pare_last_error());
-        keep = false;
     } else {
         PARE_TRY_DONE(status);
         PARE_TRY_DONE(pare__grid_measure(w->sweep, recipe, recipe->output, options, row));
         pare__grid_row_run(row, report, only_measures(recipe));
         pare__json_set_string(row, "state", "done");
-        if (keep)
+        if (w->sweep->keep && w->sweep->points[point].value)
             pare__json_set_string(row, "model", recipe->output);
     }
     PARE_TRY_DONE(save_row(w, point, row));
-    PARE_TRY_DONE(tidy(w, point, keep));
+    PARE_TRY_DONE(tidy(w, point));
 done:
     pare_report_free(&report);
     return status;
@@ -326,7 +348,7 @@ static pare_status do_point(work *w, size_t point)
 {
     pare_status status = PARE_OK;
     pare_run_options options = *w->options;
-    relay r = {&w->options->progress, point + 1, w->sweep->point_count};
+    relay r = {&w->options->progress, point, w->sweep->point_count};
     char *folder = NULL, *output = NULL, *trace = NULL;
     pare__text text = {0};
     PARE_TRY_DONE(place_of(w, point, NULL, &folder));
@@ -392,8 +414,11 @@ static pare_status begin(work *w)
     PARE_TRY(take_lock(w));
     PARE_TRY_DONE(make_key(w, &key));
     PARE_TRY_DONE(look_for_folder(w, key, &mine));
-    for (size_t i = 0; mine && i < w->sweep->point_count; i++)
+    for (size_t i = 0; mine && i < w->sweep->point_count; i++) {
         PARE_TRY_DONE(load_row(w, i, &w->rows[i]));
+        if (w->rows[i]) /* killed before it had tidied up */
+            PARE_TRY_DONE(tidy(w, i));
+    }
     PARE_TRY_DONE(plan_all(w, false));
     if (!mine)
         PARE_TRY_DONE(begin_folder(w, key));
@@ -430,7 +455,7 @@ static void work_free(work *w)
 }
 
 pare_status pare_grid_plan(const pare_grid *sweep, const pare_run_options *options,
-                            pare_report **report)
+                           pare_report **report)
 {
     pare_status status = PARE_OK;
     work w = {.sweep = sweep, .options = options, .lock = -1};
@@ -445,7 +470,7 @@ done:
 }
 
 pare_status pare_grid_run(const pare_grid *sweep, const char *folder,
-                           const pare_run_options *options, pare_report **report)
+                          const pare_run_options *options, pare_report **report)
 {
     pare_status status = PARE_OK;
     work w = {.sweep = sweep, .folder = folder, .options = options, .lock = -1};

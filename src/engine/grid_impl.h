@@ -4,8 +4,8 @@
  * the points, one after the other, and continues a sweep that was cut; grid_measure.c measures what
  * a point made; grid_report.c makes one report of all, and the CSV.
  *
- * The folder holds "key" (whose work this is), "points/007/point.json" (a point that is done; before
- * it the run's own files), and at the end results.csv, results.json and report.html.
+ * The folder holds "key" (whose work this is), "points/007/point.json" (a point that is done;
+ * before that the run's own files), and at the end results.csv, results.json and report.html.
  */
 #ifndef PARE_ENGINE_GRID_IMPL_H
 #define PARE_ENGINE_GRID_IMPL_H
@@ -48,26 +48,28 @@ struct pare_grid {
 /* The last eval step of a recipe, or NULL. */
 const pare_eval_step *pare__last_eval(const pare_recipe *recipe);
 
-/* "method wanda, sparsity 0.5", of the dense model "dense model NAME"; cut where it does not fit. */
+/* "method wanda, sparsity 0.5", of the dense model "dense model NAME"; cut where it does not fit.
+ */
 char *pare__point_text(const pare_grid *sweep, size_t point, char *text, size_t size);
 
 /* Adds to a row (report_impl.h, sweep) what a point's checkpoint is: sparsity, FLOPs, bytes, how
  * long a forward takes. A model that pare cannot run has the first alone. */
 pare_status pare__grid_measure(const pare_grid *sweep, const pare_recipe *recipe,
-                                const char *checkpoint, const pare_run_options *options,
-                                pare__json *row);
+                               const char *checkpoint, const pare_run_options *options,
+                               pare__json *row);
 
 /* A row with what a point is, to be filled. */
 pare__json *pare__grid_row(const pare_grid *sweep, size_t point, const char *state,
-                            const char *note);
+                           const char *note);
 /* Adds what the report of a point's run says. measures: its steps are all of kind eval. */
 void pare__grid_row_run(pare__json *row, const pare_report *run, bool measures);
 
 /* The report of all rows ([points], any NULL: still to do), which are copied. */
 pare_status pare__grid_report(const pare_grid *sweep, const char *folder, bool planned,
-                               pare__json *const *rows, const pare_run_options *options,
-                               pare_report **report);
-/* The same as a table; caller frees. Values that depend on the machine stand in the last columns. */
+                              pare__json *const *rows, const pare_run_options *options,
+                              pare_report **report);
+/* The same as a table; caller frees. Values that depend on the machine stand in the last columns.
+ */
 pare_status pare__grid_csv(const pare_report *report, char **text);
 
 #endif

@@ -1,8 +1,8 @@
 /* grid_measure.c - what a checkpoint is once a point's run has made it: how many of its weights are
  * zero, what a forward takes in FLOPs and in time, how large it is.
  *
- * Latency is that of pare's own forward in F32, which decodes all weights: fewer bits and zeros that
- * are scattered save no time there, a smaller model does. */
+ * Latency is that of pare's own forward in F32, which decodes all weights: fewer bits and zeros
+ * that are scattered save no time there, a smaller model does. */
 #include "grid_impl.h"
 
 #include "learn.h"
@@ -261,8 +261,8 @@ static pare_status add_bytes(const char *path, pare__json *row)
 }
 
 pare_status pare__grid_measure(const pare_grid *sweep, const pare_recipe *recipe,
-                                const char *checkpoint, const pare_run_options *options,
-                                pare__json *row)
+                               const char *checkpoint, const pare_run_options *options,
+                               pare__json *row)
 {
     pare_status status = PARE_OK;
     bed b = {.sweep = sweep, .recipe = recipe, .options = options};

@@ -418,8 +418,8 @@ done:
     return status;
 }
 
-pare_status pare_grid_parse(const char *text, size_t length, const char *what,
-                             const uint64_t *seed, pare_grid **sweep)
+pare_status pare_grid_parse(const char *text, size_t length, const char *what, const uint64_t *seed,
+                            pare_grid **sweep)
 {
     pare_status status = PARE_OK;
     pare_grid *s = NULL;

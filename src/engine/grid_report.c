@@ -19,8 +19,7 @@ pare__json *pare__grid_row(const pare_grid *s, size_t point, const char *state, 
     pare__json_set_string(row, "kind", p->value ? "grid" : "dense");
     pare__json *values = pare__json_set_object(row, "values");
     for (size_t a = 0; p->value && a < s->axis_count; a++)
-        pare__json_set_string(values, s->axes[a].name,
-                              s->axes[a].list->items[p->value[a]]->text);
+        pare__json_set_string(values, s->axes[a].name, s->axes[a].list->items[p->value[a]]->text);
     if (!p->value)
         pare__json_set_string(row, "dense_model", p->recipe->model);
     else if (p->dense != PARE__NO_POINT)
@@ -209,36 +208,52 @@ static bool quality_of(const pare__json *row, const char *metric, double *value)
     return true;
 }
 
+/* A cost and the quality of every point, NaN where one is not known: then it is on no front. */
+typedef struct plane {
+    double *cost, *quality; /* [count] */
+    size_t count;
+} plane;
+
 /* Whether no other point is as good in both and better in one. */
-static bool is_front(const pare__json *points, size_t at, size_t c, const char *metric)
+static bool is_front(const plane *p, size_t at)
 {
-    double cost, quality, other_cost, other_quality;
-    if (!cost_of(pare__json_at(points, at), c, &cost) ||
-        !quality_of(pare__json_at(points, at), metric, &quality))
+    double cost = p->cost[at], quality = p->quality[at];
+    if (isnan(cost) || isnan(quality))
         return false;
-    for (size_t i = 0; i < pare__json_size(points); i++) {
-        const pare__json *other = pare__json_at(points, i);
-        if (i == at || !cost_of(other, c, &other_cost) ||
-            !quality_of(other, metric, &other_quality))
-            continue;
-        if (other_cost <= cost && other_quality >= quality &&
-            (other_cost < cost || other_quality > quality))
+    for (size_t i = 0; i < p->count; i++)
+        if (p->cost[i] <= cost && p->quality[i] >= quality &&
+            (p->cost[i] < cost || p->quality[i] > quality))
             return false;
-    }
     return true;
 }
 
-static void judge(pare__json *points, const char *metric)
+static pare_status judge(pare__json *points, const char *metric)
 {
-    for (size_t i = 0; i < pare__json_size(points); i++)
-        add_kept((pare__json *)(uintptr_t)pare__json_at(points, i), points, metric);
-    for (size_t i = 0; i < pare__json_size(points); i++) {
+    plane p = {.count = pare__json_size(points)};
+    pare_status status = PARE_OK;
+    PARE_TRY_DONE(pare__calloc(p.count, sizeof *p.cost, &p.cost));
+    PARE_TRY_DONE(pare__calloc(p.count, sizeof *p.quality, &p.quality));
+    for (size_t i = 0; i < p.count; i++) {
         pare__json *row = (pare__json *)(uintptr_t)pare__json_at(points, i);
-        pare__json *front = pare__json_set_array(row, "front");
-        for (size_t c = 0; c < sizeof costs / sizeof *costs; c++)
-            if (is_front(points, i, c, metric))
-                pare__json_set_string(front, NULL, costs[c].name);
+        add_kept(row, points, metric);
+        if (!quality_of(row, metric, &p.quality[i]))
+            p.quality[i] = (double)NAN;
+        pare__json_set_array(row, "front");
     }
+    for (size_t c = 0; c < sizeof costs / sizeof *costs; c++) {
+        for (size_t i = 0; i < p.count; i++)
+            if (!cost_of(pare__json_at(points, i), c, &p.cost[i]))
+                p.cost[i] = (double)NAN;
+        for (size_t i = 0; i < p.count; i++)
+            if (is_front(&p, i))
+                pare__json_set_string(
+                    (pare__json *)(uintptr_t)pare__json_get(pare__json_at(points, i), "front"),
+                    NULL, costs[c].name);
+    }
+done:
+    free(p.quality);
+    free(p.cost);
+    return status;
 }
 
 static void add_summary(pare__json *root, const pare__json *points)
@@ -275,8 +290,8 @@ static void add_axes(pare__json *root, const pare_grid *s)
 }
 
 pare_status pare__grid_report(const pare_grid *s, const char *folder, bool planned,
-                               pare__json *const *rows, const pare_run_options *options,
-                               pare_report **report)
+                              pare__json *const *rows, const pare_run_options *options,
+                              pare_report **report)
 {
     pare_report *r = NULL;
     PARE_TRY(pare__report_new("sweep", &r));
@@ -293,11 +308,13 @@ pare_status pare__grid_report(const pare_grid *s, const char *folder, bool plann
     const char *metric = main_metric(points);
     pare__json_set_string(r->root, "metric", metric);
     add_summary(r->root, points);
-    if (!planned)
-        judge(points, metric);
+    pare_status status = planned ? PARE_OK : judge(points, metric);
     pare__json_set(r->root, "points", points);
-    *report = r;
-    return PARE_OK;
+    if (status == PARE_OK)
+        *report = r;
+    else
+        pare_report_free(&r);
+    return status;
 }
 
 /* ---- CSV ------------------------------------------------------------------------------------- */
@@ -326,8 +343,8 @@ static void add_number(pare__text *out, const pare__json *value)
         pare__text_add(out, ",");
 }
 
-static const char *const columns[] = {"kept",  "sparsity",   "parameters", "bits_per_weight",
-                                      "bytes", "flops", "flops_left", NULL};
+static const char *const columns[] = {"kept",  "sparsity", "parameters", "bits_per_weight",
+                                      "bytes", "flops",    "flops_left", NULL};
 
 static bool has_metric(const pare__json *points, const char *metric)
 {

@@ -1,7 +1,7 @@
 /* html.h - one page that holds all it shows: between the files that write it.
  *
- * report_html.c has the frame and a single run; html_sweep.c a sweep; html_plot.c the pictures, drawn
- * by gnuplot where there is one.
+ * report_html.c has the frame and a single run; html_sweep.c and html_points.c a sweep; html_plot.c
+ * the pictures, drawn by gnuplot where there is one.
  */
 #ifndef PARE_ENGINE_HTML_H
 #define PARE_ENGINE_HTML_H
@@ -58,7 +58,29 @@ void pare__plot_bars(pare__page *page, const pare__bars *plot);
 
 /* ---- html_sweep.c ---------------------------------------------------------------------------- */
 
+typedef struct pare__scene {
+    pare__page *page;
+    const pare__json *root, *axes, *points;
+    size_t count;
+    const char *metric;
+    char **names;   /* [count] "wanda, 0.5" */
+    char **series;  /* [series_count] "wanda": values that are no numbers */
+    int *series_of; /* [count]; -1: dense */
+    size_t series_count;
+} pare__scene;
+
 void pare__html_sweep(pare__page *page, const pare__json *root);
+/* Of a point. */
+bool pare__is_dense(const pare__json *row);
+bool pare__is_done(const pare__json *row);
+bool pare__on_front(const pare__json *row, const char *cost);
+
+/* ---- html_points.c --------------------------------------------------------------------------- */
+
+void pare__html_table(const pare__scene *scene);
+void pare__html_sections(const pare__scene *scene);
+
+/* ---- losses (html_sweep.c) ------------------------------------------------------------------- */
 
 /* Loss curves of lists of { step, loss }, each with its name. */
 void pare__html_losses(pare__page *page, const pare__json *const *lists, const char *const *names,

@@ -16,7 +16,8 @@
 #include <unistd.h>
 
 #define MOST_BYTES ((size_t)16 << 20) /* of a picture */
-#define LONGEST_NAME 44               /* bytes of a name */
+#define LONGEST_NAME 44               /* bytes of a name, */
+#define LONGEST_LABEL 90              /* and of an axis' label */
 
 extern char **environ;
 
@@ -42,7 +43,8 @@ static bool run_gnuplot(const char *script, char **drawn)
         error += posix_spawn_file_actions_adddup2(&actions, fileno(out), STDOUT_FILENO);
         error += posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", 1, 0);
         if (!error)
-            error = posix_spawnp(&pid, words[0], &actions, NULL, (char **)(uintptr_t)words, environ);
+            error =
+                posix_spawnp(&pid, words[0], &actions, NULL, (char **)(uintptr_t)words, environ);
         posix_spawn_file_actions_destroy(&actions);
         found = error != ENOENT && error != EACCES;
         while (!error && waitpid(pid, &state, 0) < 0 && errno == EINTR)
@@ -132,15 +134,15 @@ static void draw(pare__page *page, const char *title, pare__text *script)
 
 /* ---- scripts --------------------------------------------------------------------------------- */
 
-/* 'text' with nothing in it that could end it; too long a one without its middle. */
-static void add_quoted(pare__text *out, const char *text)
+/* 'text' with nothing in it that could end it; one of more than `most` bytes without its middle. */
+static void add_quoted(pare__text *out, const char *text, size_t most)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                " ._-+:/,=()%*[]>";
-    size_t length = strlen(text), half = LONGEST_NAME / 2;
+                                " ._-+:/,=()*[]>";
+    size_t length = strlen(text), half = most / 2;
     pare__text_add(out, "'");
     for (size_t i = 0; i < length; i++) {
-        if (length > LONGEST_NAME && i == half) {
+        if (length > most && i == half) {
             pare__text_add(out, "...");
             i = length - half;
         }
@@ -152,16 +154,19 @@ static void add_quoted(pare__text *out, const char *text)
 static void begin(pare__page *page, pare__text *s, int width, int height)
 {
     page->pictures++;
-    pare__text_add(s,
-                   "set terminal svg size %d,%d dynamic name 'p%d' font 'sans-serif,13' noenhanced\n"
-                   "set encoding utf8\nset border 3 lw 0.8\nset tics nomirror out scale 0.6\n"
-                   "set grid lw 0.5\nset key noenhanced\n",
-                   width, height, page->pictures);
+    pare__text_add(
+        s,
+        "set terminal svg size %d,%d dynamic name 'p%d' font 'sans-serif,13' noenhanced\n"
+        "set encoding utf8\nset border 3 lw 0.8\nset tics nomirror out scale 0.6\n"
+        "set grid lw 0.5\nset key noenhanced\n",
+        width, height, page->pictures);
 }
 
 static void set_label(pare__text *s, const char *what, const char *text)
 {
-    pare__text_add(s, "set %s '%s'\n", what, text); /* a text of ours */
+    pare__text_add(s, "set %s ", what);
+    add_quoted(s, text, LONGEST_LABEL);
+    pare__text_add(s, "\n");
 }
 
 /* Whether a dot is of this kind: of a series, on the front or off it. */
@@ -221,7 +226,7 @@ static void add_series(pare__text *plots, const pare__scatter *p, size_t i, bool
         pare__text_add(plots, ", $all%zu with lines lw %s lc rgb '%s' %s", i + 1,
                        p->curves ? "1.6" : "1", colour, p->curves ? "title " : "notitle");
     if (p->curves) {
-        add_quoted(plots, p->series[i]);
+        add_quoted(plots, p->series[i], LONGEST_NAME);
         return;
     }
     if (off)
@@ -231,7 +236,7 @@ static void add_series(pare__text *plots, const pare__scatter *p, size_t i, bool
         pare__text_add(plots, ", $on%zu with points pt 7 ps 0.9 lc rgb '%s' notitle", i + 1,
                        colour);
     pare__text_add(plots, ", keyentry with points pt 7 ps 0.9 lc rgb '%s' title ", colour);
-    add_quoted(plots, p->series[i]);
+    add_quoted(plots, p->series[i], LONGEST_NAME);
 }
 
 void pare__plot_scatter(pare__page *page, const pare__scatter *p)
@@ -239,9 +244,10 @@ void pare__plot_scatter(pare__page *page, const pare__scatter *p)
     pare__text script = {0}, plots = {0};
     char *all = NULL;
     begin(page, &script, 560, 380 + 18 * (int)((p->series_count + 4) / 3));
-    pare__text_add(&script, "set key outside top center horizontal Left reverse samplen 2 maxcols 3\n"
-                            "set autoscale xfix\n"
-                            "set offsets graph 0.04, graph 0.04, graph 0.04, 0\n%s",
+    pare__text_add(&script,
+                   "set key outside top center horizontal Left reverse samplen 2 maxcols 3\n"
+                   "set autoscale xfix\n"
+                   "set offsets graph 0.04, graph 0.04, graph 0.04, 0\n%s",
                    p->zero ? "set yrange [0:*]\n" : "");
     set_label(&script, "xlabel", p->x_label);
     set_label(&script, "ylabel", p->y_label);
@@ -249,14 +255,15 @@ void pare__plot_scatter(pare__page *page, const pare__scatter *p)
         pare__text_add(&plots, ", $front with lines lw 1 dt (6,4) lc rgb 'gray50' title "
                                "'Pareto front'");
     for (size_t i = 0; i < p->series_count; i++) {
-        bool off = add_dots(&script, p, "off", (int)i, 0), on = add_dots(&script, p, "on", (int)i, 1);
+        bool off = add_dots(&script, p, "off", (int)i, 0),
+             on = add_dots(&script, p, "on", (int)i, 1);
         if (!off && !on)
             continue;
         add_dots(&script, p, "all", (int)i, -1);
         add_series(&plots, p, i, off, on);
     }
     if (add_dots(&script, p, "dense", -1, -1))
-        pare__text_add(&plots, ", $dense0 with points pt 13 ps 1.2 lc rgb 'black' title 'dense'");
+        pare__text_add(&plots, ", $dense0 with points pt 13 ps 1.3 lc rgb '#777777' title 'dense'");
     bool any = plots.length > 2;
     if (pare__text_take(&plots, &all) == PARE_OK && any) {
         pare__text_add(&script, "plot %s\n", all + 2);
@@ -290,12 +297,12 @@ void pare__plot_heat(pare__page *page, const pare__heat *p)
                    most > least ? most : least + 1e-6);
     for (size_t c = 0; c < p->col_count; c++) {
         pare__text_add(&s, c ? ", " : "set xtics rotate by 60 right (");
-        add_quoted(&s, p->cols[c]);
+        add_quoted(&s, p->cols[c], LONGEST_NAME);
         pare__text_add(&s, " %zu", c);
     }
     for (size_t r = 0; r < p->row_count; r += each) {
         pare__text_add(&s, r ? ", " : ")\nset ytics (");
-        add_quoted(&s, p->rows[r]);
+        add_quoted(&s, p->rows[r], LONGEST_NAME);
         pare__text_add(&s, " %zu", r);
     }
     pare__text_add(&s, ")\n$h << EOD\n");
@@ -321,7 +328,7 @@ void pare__plot_bars(pare__page *page, const pare__bars *p)
                    (double)p->count - 0.5);
     for (size_t i = 0; i < p->count; i++) {
         pare__text_add(&s, i ? ", " : "set ytics scale 0 (");
-        add_quoted(&s, p->names[i]);
+        add_quoted(&s, p->names[i], LONGEST_NAME);
         pare__text_add(&s, " %zu", i);
     }
     pare__text_add(&s, ")\n$b << EOD\n");

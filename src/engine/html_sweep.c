@@ -1,5 +1,5 @@
-/* html_sweep.c - the page of a sweep: what was kept against what it costs, layers, losses, a table of
- * all points and a section for each. */
+/* html_sweep.c - the page of a sweep: what was kept against what it costs, layers, losses; the
+ * points themselves are in html_points.c. */
 #include "html.h"
 
 #include "report_table.h"
@@ -11,30 +11,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_HEAT 120    /* columns of a heat map */
-#define MOST_ROWS 400    /* and rows */
-#define MOST_CURVES 24   /* in one picture */
-#define MOST_SECTIONS 300 /* with the layers of each */
-
-typedef struct scene {
-    pare__page *page;
-    const pare__json *root, *axes, *points;
-    size_t count;
-    const char *metric;
-    char **names;        /* [count] "wanda, 0.5" */
-    char **series;       /* [series_count] "wanda": values that are no numbers */
-    int *series_of;      /* [count]; -1: dense */
-    size_t series_count;
-} scene;
+#define MOST_HEAT 120  /* columns of a heat map */
+#define MOST_ROWS 400  /* and rows */
+#define MOST_CURVES 24 /* in one picture */
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
-static bool is_dense(const pare__json *row)
+bool pare__is_dense(const pare__json *row)
 {
     return strcmp(pare__report_string(row, "kind", ""), "dense") == 0;
 }
 
-static bool is_done(const pare__json *row)
+bool pare__is_done(const pare__json *row)
 {
     return strcmp(pare__report_string(row, "state", ""), "done") == 0;
 }
@@ -47,12 +35,12 @@ static bool of_numbers(const pare__json *axis)
 }
 
 /* The values of a point with commas between; words: those alone that are no numbers. */
-static char *name_of(const scene *s, const pare__json *row, bool words)
+static char *name_of(const pare__scene *s, const pare__json *row, bool words)
 {
     pare__text text = {0};
     char *name = NULL;
     const pare__json *values = pare__json_get(row, "values");
-    for (size_t a = 0; !is_dense(row) && a < pare__json_size(s->axes); a++) {
+    for (size_t a = 0; !pare__is_dense(row) && a < pare__json_size(s->axes); a++) {
         const pare__json *axis = pare__json_at(s->axes, a);
         const char *key = pare__report_string(axis, "name", "");
         if (!words || !of_numbers(axis))
@@ -60,13 +48,13 @@ static char *name_of(const scene *s, const pare__json *row, bool words)
                            pare__report_string(values, key, "?"));
     }
     if (!text.length)
-        pare__text_add(&text, "%s", is_dense(row) ? "dense" : "points");
+        pare__text_add(&text, "%s", pare__is_dense(row) ? "dense" : "points");
     if (pare__text_take(&text, &name) != PARE_OK)
         s->page->out->failed = true;
     return name;
 }
 
-static bool name_all(scene *s)
+static bool name_all(pare__scene *s)
 {
     if (pare__calloc(s->count + 1, sizeof *s->names, &s->names) != PARE_OK ||
         pare__calloc(s->count + 1, sizeof *s->series, &s->series) != PARE_OK ||
@@ -83,8 +71,8 @@ static bool name_all(scene *s)
         size_t k = 0;
         while (k < s->series_count && strcmp(s->series[k], series) != 0)
             k++;
-        s->series_of[i] = is_dense(row) ? -1 : (int)k;
-        if (is_dense(row) || k < s->series_count)
+        s->series_of[i] = pare__is_dense(row) ? -1 : (int)k;
+        if (pare__is_dense(row) || k < s->series_count)
             free(series);
         else
             s->series[s->series_count++] = series;
@@ -109,14 +97,14 @@ static bool cost_of(const pare__json *row, size_t c, double *value)
     const pare__json *o = pare__json_get(row, costs[c].key);
     if (pare__json_is_object(o))
         o = pare__json_get(o, "seconds");
-    if (!is_done(row) || !pare__json_real(o, value))
+    if (!pare__is_done(row) || !pare__json_real(o, value))
         return false;
     *value *= costs[c].factor;
     return true;
 }
 
 /* In percent of the dense model, or the metric itself where nobody measured that. */
-static bool quality_of(const scene *s, const pare__json *row, bool kept, double *value)
+static bool quality_of(const pare__scene *s, const pare__json *row, bool kept, double *value)
 {
     if (!kept)
         return pare__json_real(pare__json_get(pare__json_get(row, "metrics"), s->metric), value);
@@ -126,7 +114,7 @@ static bool quality_of(const scene *s, const pare__json *row, bool kept, double 
     return true;
 }
 
-static bool on_front(const pare__json *row, const char *cost)
+bool pare__on_front(const pare__json *row, const char *cost)
 {
     const pare__json *front = pare__json_get(row, "front");
     for (size_t i = 0; i < pare__json_size(front); i++) {
@@ -137,7 +125,7 @@ static bool on_front(const pare__json *row, const char *cost)
     return false;
 }
 
-static bool any_kept(const scene *s)
+static bool any_kept(const pare__scene *s)
 {
     double value;
     for (size_t i = 0; i < s->count; i++)
@@ -162,39 +150,40 @@ static int by_x(const void *a, const void *b)
     return (d->x > e->x) - (d->x < e->x);
 }
 
-static void add_cost(scene *s, size_t c, bool kept, pare__dot *dots)
+static void add_cost(pare__scene *s, size_t c, bool kept, pare__dot *dots)
 {
     char title[96], label[64];
     size_t count = 0;
     for (size_t i = 0; i < s->count; i++) {
         const pare__json *row = pare__json_at(s->points, i);
         pare__dot *d = &dots[count];
-        *d = (pare__dot){.series = s->series_of[i], .front = on_front(row, costs[c].key)};
+        *d = (pare__dot){.series = s->series_of[i], .front = pare__on_front(row, costs[c].key)};
         count += cost_of(row, c, &d->x) && quality_of(s, row, kept, &d->y);
     }
     if (count < 2)
         return;
     qsort(dots, count, sizeof *dots, by_x);
-    snprintf(title, sizeof title, "%s%s against %s", s->metric, kept ? " kept" : "", costs[c].title);
-    snprintf(label, sizeof label, "%s%s", s->metric, kept ? " kept, % of dense" : "");
-    pare__plot_scatter(s->page,
-                       &(pare__scatter){.title = title,
-                                        .x_label = costs[c].label,
-                                        .y_label = label,
-                                        .dots = dots,
-                                        .count = count,
-                                        .series = (const char *const *)s->series,
-                                        .series_count = s->series_count,
-                                        .zero = kept,
-                                        .lines = c == 0 && is_curve(dots, count)});
+    snprintf(title, sizeof title, "%s%s against %s", s->metric, kept ? " kept" : "",
+             costs[c].title);
+    snprintf(label, sizeof label, "%s%s", s->metric, kept ? " kept, percent of dense" : "");
+    pare__plot_scatter(s->page, &(pare__scatter){.title = title,
+                                                 .x_label = costs[c].label,
+                                                 .y_label = label,
+                                                 .dots = dots,
+                                                 .count = count,
+                                                 .series = (const char *const *)s->series,
+                                                 .series_count = s->series_count,
+                                                 .zero = kept,
+                                                 .lines = c == 0 && is_curve(dots, count)});
 }
 
-static void add_costs(scene *s)
+static void add_costs(pare__scene *s)
 {
     pare__dot *dots = NULL;
     if (!*s->metric) {
-        pare__text_add(s->page->out, "<p class=\"note\">The recipe ends with no eval step: there is "
-                                     "no quality to show beside what points cost.</p>\n");
+        pare__text_add(s->page->out,
+                       "<p class=\"note\">The recipe ends with no eval step: there is "
+                       "no quality to show beside what points cost.</p>\n");
         return;
     }
     if (pare__calloc(s->count + 1, sizeof *dots, &dots) != PARE_OK) {
@@ -212,7 +201,7 @@ static void add_costs(scene *s)
 /* ---- layers ---------------------------------------------------------------------------------- */
 
 /* The layers of the first point that has them; others are looked up by name. */
-static const pare__json *layers_of_all(const scene *s)
+static const pare__json *layers_of_all(const pare__scene *s)
 {
     for (size_t i = 0; i < s->count; i++) {
         const pare__json *layers = pare__json_get(pare__json_at(s->points, i), "layers");
@@ -258,7 +247,7 @@ typedef struct heat {
 } heat;
 
 /* Columns: points where a layer has the value; rows: all layers. */
-static bool fill_heat(const scene *s, const pare__json *layers, const char *key, heat *h)
+static bool fill_heat(const pare__scene *s, const pare__json *layers, const char *key, heat *h)
 {
     size_t rows = pare__json_size(layers);
     if (pare__calloc(rows * s->count, sizeof *h->values, &h->values) != PARE_OK ||
@@ -271,7 +260,7 @@ static bool fill_heat(const scene *s, const pare__json *layers, const char *key,
             const char *name = pare__report_string(pare__json_at(layers, r), "name", "?");
             double value = layer_value(pare__json_at(s->points, i), name, r, key);
             h->values[r * s->count + h->col_count] = value;
-            any = any || (isfinite(value) && !is_dense(pare__json_at(s->points, i)));
+            any = any || (isfinite(value) && !pare__is_dense(pare__json_at(s->points, i)));
         }
         if (any)
             h->cols[h->col_count++] = s->names[i];
@@ -288,7 +277,7 @@ static bool fill_heat(const scene *s, const pare__json *layers, const char *key,
     return true;
 }
 
-static void add_heat(scene *s, const pare__json *layers, const char *key, const char *title,
+static void add_heat(pare__scene *s, const pare__json *layers, const char *key, const char *title,
                      const char *label)
 {
     heat h = {0};
@@ -309,14 +298,13 @@ static void add_heat(scene *s, const pare__json *layers, const char *key, const 
     free(h.values);
 }
 
-static void add_layers(scene *s)
+static void add_layers(pare__scene *s)
 {
     const pare__json *layers = layers_of_all(s);
     if (!layers || pare__json_size(layers) > MOST_ROWS)
         return;
     pare__text_add(s->page->out, "<h2>Layers</h2>\n<div class=\"plots\">\n");
-    add_heat(s, layers, "error", "Error of each layer's output",
-             "squared error / squared output");
+    add_heat(s, layers, "error", "Error of each layer's output", "squared error / squared output");
     add_heat(s, layers, "sparsity", "Sparsity of each layer", "share of its weights that are 0");
     pare__text_add(s->page->out, "</div>\n");
 }
@@ -354,7 +342,7 @@ void pare__html_losses(pare__page *page, const pare__json *const *lists, const c
 }
 
 /* Training `step` of every point in one picture. */
-static bool add_training(scene *s, size_t step)
+static bool add_training(pare__scene *s, size_t step)
 {
     const pare__json *lists[MOST_CURVES];
     const char *names[MOST_CURVES];
@@ -375,175 +363,9 @@ static bool add_training(scene *s, size_t step)
     return true;
 }
 
-/* ---- tables ---------------------------------------------------------------------------------- */
-
-static const char *const metrics[] = {"top1", "ppl",       "loss",   "top5",
-                                      "kld",  "agreement", "cosine", "cosine_min"};
-#define METRICS (sizeof metrics / sizeof *metrics)
-
-static bool has_metric(const scene *s, const char *metric)
-{
-    double value;
-    for (size_t i = 0; i < s->count; i++)
-        if (pare__json_real(
-                pare__json_get(pare__json_get(pare__json_at(s->points, i), "metrics"), metric),
-                &value))
-            return true;
-    return false;
-}
-
-/* A cell of a number, empty where there is none. */
-static void add_number(pare__text *out, const pare__json *value, double factor, const char *format,
-                       bool best)
-{
-    double number;
-    char text[64] = "";
-    if (pare__json_real(value, &number))
-        snprintf(text, sizeof text, format, number * factor);
-    pare__text_add(out, best ? "<td class=\"best\">%s</td>" : "<td>%s</td>", text);
-}
-
-static void add_text(pare__text *out, const char *tag, const char *text)
-{
-    pare__text_add(out, "<%s>", tag);
-    pare__html_text(out, text);
-    pare__text_add(out, "</%.2s>", tag);
-}
-
-static void add_heading(const scene *s)
-{
-    static const char *const names[] = {"kept",         "sparsity", "bits a weight", "MB",
-                                        "GFLOP",        "without zeros", "ms",       "memory, MB",
-                                        "seconds",      NULL};
-    pare__text *out = s->page->out;
-    pare__text_add(out, "<div class=\"wide\"><table>\n<thead><tr><th class=\"l\">point</th>");
-    for (size_t a = 0; a < pare__json_size(s->axes); a++)
-        add_text(out, "th class=\"l\"",
-                 pare__report_string(pare__json_at(s->axes, a), "name", "?"));
-    for (size_t m = 0; m < METRICS; m++)
-        if (has_metric(s, metrics[m]))
-            add_text(out, "th", metrics[m]);
-    for (size_t i = 0; names[i]; i++)
-        add_text(out, "th", names[i]);
-    pare__text_add(out, "<th class=\"l\">state</th></tr></thead>\n<tbody>\n");
-}
-
-static void add_row(const scene *s, size_t i)
-{
-    const pare__json *row = pare__json_at(s->points, i), *values = pare__json_get(row, "values");
-    pare__text *out = s->page->out;
-    size_t axes = pare__json_size(s->axes);
-    pare__text_add(out, "<tr%s><td class=\"l\"><a href=\"#p%03zu\">%03zu</a></td>",
-                   is_dense(row)   ? " class=\"dense\""
-                   : !is_done(row) ? " class=\"not\""
-                                   : "",
-                   i, i);
-    if (is_dense(row) && axes)
-        pare__text_add(out, "<td class=\"l\" colspan=\"%zu\">dense</td>", axes);
-    for (size_t a = 0; !is_dense(row) && a < axes; a++)
-        add_text(out, "td class=\"l\"",
-                 pare__report_string(
-                     values, pare__report_string(pare__json_at(s->axes, a), "name", "?"), ""));
-    for (size_t m = 0; m < METRICS; m++)
-        if (has_metric(s, metrics[m]))
-            add_number(out, pare__json_get(pare__json_get(row, "metrics"), metrics[m]), 1, "%.5g",
-                       false);
-    add_number(out, pare__json_get(row, "kept"), 100, "%.2f&thinsp;%%", false);
-    add_number(out, pare__json_get(row, "sparsity"), 100, "%.2f&thinsp;%%",
-               on_front(row, "sparsity"));
-    add_number(out, pare__json_get(row, "bits_per_weight"), 1, "%.3g", false);
-    add_number(out, pare__json_get(row, "bytes"), 1e-6, "%.3f", on_front(row, "bytes"));
-    add_number(out, pare__json_get(row, "flops"), 1e-9, "%.4g", false);
-    add_number(out, pare__json_get(row, "flops_left"), 1e-9, "%.4g", on_front(row, "flops_left"));
-    add_number(out, pare__json_get(pare__json_get(row, "latency"), "seconds"), 1e3, "%.4g",
-               on_front(row, "latency"));
-    add_number(out, pare__json_get(row, "peak_memory"), 1e-6, "%.0f", false);
-    add_number(out, pare__json_get(row, "seconds"), 1, "%.3g", false);
-    add_text(out, "td class=\"l\"", pare__report_string(row, "state", "?"));
-    pare__text_add(out, "</tr>\n");
-}
-
-static void add_table(const scene *s)
-{
-    pare__text_add(s->page->out, "<h2>Points</h2>\n");
-    add_heading(s);
-    for (size_t i = 0; i < s->count; i++)
-        add_row(s, i);
-    pare__text_add(s->page->out,
-                   "</tbody></table></div>\n<p class=\"note\">Marked: no other point is as cheap "
-                   "there and as good. Sparsity is that of linear and convolution weights. kept: "
-                   "the metric as a share of the dense model's (dense by point where lower is "
-                   "better).</p>\n");
-}
-
-/* ---- sections -------------------------------------------------------------------------------- */
-
-static void add_point_layers(pare__text *out, const pare__json *row)
-{
-    const pare__json *layers = pare__json_get(row, "layers");
-    if (!pare__json_size(layers))
-        return;
-    pare__text_add(out, "<details><summary>%zu layers</summary><div class=\"wide\"><table><thead>"
-                        "<tr><th class=\"l\">layer</th><th>weights</th><th>sparsity</th>"
-                        "<th>error</th></tr></thead>\n<tbody>\n",
-                   pare__json_size(layers));
-    for (size_t i = 0; i < pare__json_size(layers); i++) {
-        const pare__json *layer = pare__json_at(layers, i);
-        pare__text_add(out, "<tr>");
-        add_text(out, "td class=\"l\"", pare__report_string(layer, "name", "?"));
-        pare__text_add(out, "<td>%s</td>",
-                       pare__count(pare__report_int(layer, "weights")).text);
-        add_number(out, pare__json_get(layer, "sparsity"), 100, "%.2f&thinsp;%%", false);
-        add_number(out, pare__json_get(layer, "error"), 1, "%.3e", false);
-        pare__text_add(out, "</tr>\n");
-    }
-    pare__text_add(out, "</tbody></table></div></details>\n");
-}
-
-static void add_latency(pare__text *out, const pare__json *latency)
-{
-    int64_t length = pare__report_int(latency, "length");
-    if (!latency)
-        return;
-    pare__text_add(out, "<p>%.4g ms a forward: a batch of %lld", 
-                   1e3 * pare__report_real(latency, "seconds"),
-                   (long long)pare__report_int(latency, "batch"));
-    if (length)
-        pare__text_add(out, " rows of %lld tokens", (long long)length);
-    pare__text_add(out, ", median of %lld, %lld threads, ",
-                   (long long)pare__report_int(latency, "forwards"),
-                   (long long)pare__report_int(latency, "threads"));
-    pare__html_text(out, pare__report_string(latency, "device", "?"));
-    pare__text_add(out, ".</p>\n");
-}
-
-static void add_section(const scene *s, size_t i)
-{
-    const pare__json *row = pare__json_at(s->points, i);
-    pare__text *out = s->page->out;
-    pare__text_add(out, "<section id=\"p%03zu\"><h3>%03zu ", i, i);
-    pare__html_text(out, s->names[i]);
-    pare__text_add(out, "</h3>\n");
-    const char *note = pare__report_string(row, "note", NULL),
-               *model = pare__report_string(row, "model", pare__report_string(row, "dense_model", NULL));
-    if (note) {
-        pare__text_add(out, "<p>");
-        pare__html_text(out, pare__report_string(row, "state", "?"));
-        pare__text_add(out, ": ");
-        pare__html_text(out, note);
-        pare__text_add(out, "</p>\n");
-    }
-    if (model)
-        add_text(out, "p", model);
-    add_latency(out, pare__json_get(row, "latency"));
-    if (s->count <= MOST_SECTIONS)
-        add_point_layers(out, row);
-    pare__text_add(out, "</section>\n");
-}
-
 /* ---- the page -------------------------------------------------------------------------------- */
 
-static void add_top(const scene *s)
+static void add_top(const pare__scene *s)
 {
     const pare__json *sum = pare__json_get(s->root, "summary");
     pare__text *out = s->page->out;
@@ -553,17 +375,18 @@ static void add_top(const scene *s)
     pare__text_add(out, "</h1>\n<p>");
     for (size_t a = 0; a < pare__json_size(s->axes); a++) {
         const pare__json *axis = pare__json_at(s->axes, a);
-        pare__text_add(out, a ? " × %zu " : "%zu ", pare__json_size(pare__json_get(axis, "values")));
+        pare__text_add(out, a ? " × %zu " : "%zu ",
+                       pare__json_size(pare__json_get(axis, "values")));
         pare__html_text(out, pare__report_string(axis, "name", "?"));
     }
-    pare__text_add(out, ": %lld points, of which %lld are done, %lld not possible, %lld failed, %lld "
-                        "to do; %s.</p>\n",
-                   (long long)pare__report_int(sum, "points"),
-                   (long long)pare__report_int(sum, "done"),
-                   (long long)pare__report_int(sum, "not possible"),
-                   (long long)pare__report_int(sum, "failed"),
-                   (long long)pare__report_int(sum, "to do"),
-                   pare__time_text(pare__report_real(sum, "seconds"), seconds, sizeof seconds));
+    pare__text_add(
+        out,
+        ": %lld points, of which %lld are done, %lld not possible, %lld failed, %lld "
+        "to do; %s.</p>\n",
+        (long long)pare__report_int(sum, "points"), (long long)pare__report_int(sum, "done"),
+        (long long)pare__report_int(sum, "not possible"),
+        (long long)pare__report_int(sum, "failed"), (long long)pare__report_int(sum, "to do"),
+        pare__time_text(pare__report_real(sum, "seconds"), seconds, sizeof seconds));
     pare__text_add(out, "<p class=\"note\">Latency is that of pare's own forward in F32, which "
                         "decodes weights: scattered zeros and fewer bits save no time there, a "
                         "smaller model does. The output layer of language models is not in "
@@ -572,25 +395,23 @@ static void add_top(const scene *s)
 
 void pare__html_sweep(pare__page *page, const pare__json *root)
 {
-    scene s = {.page = page,
-               .root = root,
-               .axes = pare__json_get(root, "axes"),
-               .points = pare__json_get(root, "points"),
-               .metric = pare__report_string(root, "metric", "")};
+    pare__scene s = {.page = page,
+                     .root = root,
+                     .axes = pare__json_get(root, "axes"),
+                     .points = pare__json_get(root, "points"),
+                     .metric = pare__report_string(root, "metric", "")};
     s.count = pare__json_size(s.points);
     if (name_all(&s)) {
         add_top(&s);
         add_costs(&s);
-        add_table(&s);
+        pare__html_table(&s);
         add_layers(&s);
         size_t trainings = 0;
         while (add_training(&s, trainings))
             trainings++;
         if (trainings)
             pare__text_add(page->out, "</div>\n");
-        pare__text_add(page->out, "<h2>Each point</h2>\n");
-        for (size_t i = 0; i < s.count; i++)
-            add_section(&s, i);
+        pare__html_sections(&s);
     } else {
         page->out->failed = true;
     }

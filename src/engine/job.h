@@ -131,8 +131,9 @@ typedef struct pare__job {
     pare__lane *lanes;  /* [threads] */
     pare_writer *writer;
     pare_journal *journal;
-    uint64_t key[2];                  /* of the journal: the same for the same work */
-    pare__walker *walker;             /* of a step with data, or NULL (walk.h) */
+    char boot[36];        /* of the machine, or machines: what is on a disk may depend on it */
+    uint64_t key[2];      /* of the journal: the same for the same work */
+    pare__walker *walker; /* of a step with data, or NULL (walk.h) */
     pare__gradients *gradients;       /* what makes them; NULL: no method wants them */
     pare_store *grads;                /* and they themselves, once they are there */
     bool resumed, laid_out, finished; /* what the journal says; finished: the output is in place */
@@ -159,6 +160,10 @@ pare_status pare__device_of(const char *device, bool *cuda, int *index);
 
 /* The same with what a run needs of it: its name, how much of its memory may be used. */
 pare_status pare__device_choose(const pare_run_options *options, pare__device *device);
+
+/* Of several processes on a machine each takes a device of its own, where *device leaves it open:
+ * then it becomes a name in `text`. */
+void pare__device_spread(const pare_comm *ranks, const char **device, char text[24]);
 
 /* Lanes to work with: those asked for; else one for each processor, on a device at least enough
  * that reading, copying, computing and writing overlap. */
@@ -327,6 +332,7 @@ pare_status pare__beside(const pare_recipe *recipe, const char *ending, char **p
 
 pare_status pare__has_journal(const pare_recipe *recipe, bool *has);
 
+pare_status pare__job_boot(pare__job *job);   /* before it, of all processes */
 pare_status pare__job_resume(pare__job *job); /* opens the journal, takes over what it holds */
 pare_status pare__journal_select(pare__job *job);
 pare_status pare__journal_ranges(pare__job *job);

@@ -107,5 +107,7 @@ typedef struct pare__model_write {
 /* Writes the model's values in the source's dtypes (F32 from scratch), with all that the source
  * holds beside them. */
 pare_status pare__model_write_out(const pare__model_write *write);
+/* Whether that container can hold it: before there are values. */
+pare_status pare__model_write_check(const pare__model_write *write);
 
 #endif

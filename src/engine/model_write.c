@@ -138,6 +138,8 @@ static pare_status list(output *o)
         PARE_TRY(add_param(o, s, i));
     add_others(o, s);
     sort(o);
+    for (int64_t i = 0; i < o->count; i++)
+        o->entries[i].piece_rows = pare_piece_rows(o->entries[i].dtype, o->entries[i].cols);
     return PARE_OK;
 }
 
@@ -316,6 +318,40 @@ static pare_status write_entry(output *o, int64_t index)
     return PARE_OK;
 }
 
+static pare_writer_options options_of(const output *o)
+{
+    const pare__model_write *w = o->write;
+    return (pare_writer_options){.path = w->output,
+                                 .entries = o->entries,
+                                 .count = o->count,
+                                 .source = w->subject->store,
+                                 .config = pare_model_config(w->subject->model),
+                                 .provenance = o->provenance,
+                                 .max_shard_size = w->max_shard_size,
+                                 .overwrite = w->overwrite};
+}
+
+static void free_output(output *o)
+{
+    pare__pages_free(o->memory, (size_t)o->memory_size);
+    free(o->provenance);
+    free(o->origins);
+    free(o->entries);
+}
+
+pare_status pare__model_write_check(const pare__model_write *write)
+{
+    pare_status status = PARE_OK;
+    output o = {.write = write, .host = pare_backend_host(write->be)};
+    int64_t files, bytes;
+    PARE_TRY_DONE(list(&o));
+    pare_writer_options options = options_of(&o);
+    PARE_TRY_DONE(pare_writer_predict(&options, &files, &bytes));
+done:
+    free_output(&o);
+    return status;
+}
+
 pare_status pare__model_write_out(const pare__model_write *write)
 {
     pare_status status = PARE_OK;
@@ -323,27 +359,14 @@ pare_status pare__model_write_out(const pare__model_write *write)
     bool good = false;
     PARE_TRY_DONE(list(&o));
     PARE_TRY_DONE(remember(&o));
-    for (int64_t i = 0; i < o.count; i++)
-        o.entries[i].piece_rows = pare_piece_rows(o.entries[i].dtype, o.entries[i].cols);
-    PARE_TRY_DONE(pare_writer_create(
-        &(pare_writer_options){.path = write->output,
-                               .entries = o.entries,
-                               .count = o.count,
-                               .source = write->subject->store,
-                               .config = pare_model_config(write->subject->model),
-                               .provenance = o.provenance,
-                               .max_shard_size = write->max_shard_size,
-                               .overwrite = write->overwrite},
-        false, &o.writer));
+    pare_writer_options options = options_of(&o);
+    PARE_TRY_DONE(pare_writer_create(&options, false, &o.writer));
     for (int64_t i = 0; i < o.count; i++)
         PARE_TRY_DONE(write_entry(&o, i));
     PARE_TRY_DONE(pare_writer_finish(o.writer));
     good = true;
 done:
     pare_writer_free(&o.writer, !good);
-    pare__pages_free(o.memory, (size_t)o.memory_size);
-    free(o.provenance);
-    free(o.origins);
-    free(o.entries);
+    free_output(&o);
     return status;
 }

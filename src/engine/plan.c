@@ -395,7 +395,10 @@ static pare_status make_chunks(pare__job *job)
 static pare_status choose_device(pare__job *job)
 {
     int64_t before = pare_memory_now();
-    PARE_TRY(pare__device_choose(job->options, &job->device));
+    pare_run_options options = *job->options;
+    char name[24];
+    pare__device_spread(job->ranks, &options.device, name);
+    PARE_TRY(pare__device_choose(&options, &job->device));
     if (job->device.cuda)
         job->context = pare_memory_now() - before;
     return PARE_OK;

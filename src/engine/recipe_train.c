@@ -67,10 +67,12 @@ static void set_joined(pare__reader *r, pare_train_step *step, const pare__yaml 
             pare__text_free(&text);
             return;
         }
+        pare__text_add(&text, "%s", i ? "," : "");
         if (node->kind == PARE__YAML_MAP)
-            pare__text_add(&text, "%s%s:%s", i ? "," : "", node->keys[i]->text, item);
-        else
-            pare__text_add(&text, "%s%s", i ? "," : "", item);
+            pare__text_add(&text, "%s:", node->keys[i]->text);
+        for (; *item; item++) /* "1 > 0.2" is "1>0.2" */
+            if (*item != ' ')
+                pare__text_bytes(&text, item, 1);
     }
     if (pare__text_take(&text, &joined) == PARE_OK)
         set(r, step, node, key, joined);

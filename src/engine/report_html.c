@@ -14,7 +14,11 @@
 static size_t character(const unsigned char *s)
 {
     static const unsigned least[] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t length = s[0] < 0x80 ? 1 : s[0] >> 5 == 6 ? 2 : s[0] >> 4 == 14 ? 3 : s[0] >> 3 == 30 ? 4 : 0;
+    size_t length = s[0] < 0x80       ? 1
+                    : s[0] >> 5 == 6  ? 2
+                    : s[0] >> 4 == 14 ? 3
+                    : s[0] >> 3 == 30 ? 4
+                                      : 0;
     if (length < 2)
         return length;
     unsigned code = s[0] & (0xffu >> (length + 1));
@@ -24,7 +28,7 @@ static size_t character(const unsigned char *s)
         code = code << 6 | (s[i] & 0x3fu);
     }
     return code >= least[length] && code <= 0x10ffff && (code < 0xd800 || code > 0xdfff) ? length
-                                                                                        : 0;
+                                                                                         : 0;
 }
 
 void pare__html_text(pare__text *out, const char *text)

@@ -231,6 +231,8 @@ void pare__report_text_devices(const pare__json *root, pare__text *out);
 void pare__report_text_eval(const pare__json *root, pare__text *out);
 void pare__report_text_train(const pare__json *root, pare__text *out);
 void pare__report_text_sweep(const pare__json *root, pare__text *out);
+/* What came of a training: notes, ranks, losses, metrics. */
+void pare__report_text_learned(const pare__json *root, pare__text *out);
 /* What an eval measured, a line each. */
 void pare__report_text_metrics(const pare__json *root, pare__text *out);
 

@@ -218,9 +218,23 @@ static void add_scaling(const pare__json *root, pare__text *out)
     pare__text_wrap(out, 2, "", pare__report_string(o, "assumes", ""));
 }
 
+void pare__report_text_learned(const pare__json *root, pare__text *out)
+{
+    const pare__json *eval = pare__json_get(root, "eval");
+    add_notes(root, out);
+    add_ranks(root, out);
+    add_terms(root, out);
+    if (pare__json_get(root, "losses"))
+        add_losses(root, out);
+    if (eval) {
+        pare__text_add(out, "\n");
+        pare__report_text_metrics(eval, out);
+    }
+}
+
 void pare__report_text_train(const pare__json *root, pare__text *out)
 {
-    const pare__json *masks = pare__json_get(root, "masks"), *eval = pare__json_get(root, "eval");
+    const pare__json *masks = pare__json_get(root, "masks");
     bool resumed = false;
     pare__text_add(out, planned(root) ? "plan of a training: nothing is done yet\n" : "train\n");
     add_subject(root, "model", out);
@@ -246,15 +260,7 @@ void pare__report_text_train(const pare__json *root, pare__text *out)
             out, 2, "resumed", "at step %s",
             pare__count(pare__report_int(pare__json_get(root, "actual"), "steps_done_before"))
                 .text);
-    add_notes(root, out);
-    add_ranks(root, out);
-    add_terms(root, out);
-    if (!planned(root))
-        add_losses(root, out);
-    if (eval) {
-        pare__text_add(out, "\n");
-        pare__report_text_metrics(eval, out);
-    }
+    pare__report_text_learned(root, out);
     add_costs(root, out);
     add_scaling(root, out);
 }

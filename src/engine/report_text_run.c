@@ -385,6 +385,8 @@ static void add_stage(const pare__json *stage, size_t number, size_t count, pare
         pare__report_text_metrics(stage, out);
         return;
     }
+    if (strcmp(pare__report_string(stage, "kind", ""), "train") == 0)
+        pare__report_text_learned(stage, out);
     add_summary(pare__json_get(stage, "summary"), out);
     add_fallbacks(pare__json_get(stage, "tensors"), out);
     pare__report_text_layers(stage, out);

@@ -191,6 +191,35 @@ static void boot_id(char id[36])
     fclose(file);
 }
 
+/* Those of several processes are one text: any machine that was started anew may have lost what was
+ * not flushed. */
+pare_status pare__job_boot(pare__job *job)
+{
+    pare_status status = PARE_OK;
+    size_t ranks = (size_t)pare__rank_count(job->ranks), size = sizeof job->boot;
+    uint64_t digest[2] = {0};
+    char *all = NULL, hex[33];
+    bool same = true;
+    boot_id(job->boot);
+    if (!job->ranks)
+        return PARE_OK;
+    PARE_TRY(pare__calloc(ranks, size, &all));
+    PARE_TRY_DONE(pare_comm_gather(job->ranks, job->boot, (int64_t)size, all));
+    for (size_t r = 1; r < ranks; r++)
+        same = same && memcmp(all, all + r * size, size) == 0;
+    if (same)
+        goto done;
+    PARE_TRY_DONE(pare_digest(
+        job->lanes[0].host,
+        &(pare_digest_args){.bytes = all, .size = (int64_t)(ranks * size), .result = digest}));
+    pare__hex128(digest, hex);
+    memset(job->boot, '-', size);
+    memcpy(job->boot, hex, 32);
+done:
+    free(all);
+    return status;
+}
+
 /* A pass's results; false if the record is none. */
 static bool take_pass(pare__job *job, uint32_t type, const char *p, uint32_t size)
 {
@@ -234,9 +263,7 @@ static pare_status take(void *user, uint32_t type, const void *payload, uint32_t
     if (taken || take_pass(job, type, p, size))
         return PARE_OK;
     if (type == RECORD_BOOT && size == 36) {
-        char now[36];
-        boot_id(now);
-        job->same_boot = memcmp(now, p, sizeof now) == 0;
+        job->same_boot = memcmp(job->boot, p, sizeof job->boot) == 0;
     } else if (type == RECORD_SYNCED && size == 8) {
         int64_t count;
         memcpy(&count, p, sizeof count);
@@ -330,9 +357,7 @@ pare_status pare__job_resume(pare__job *job)
         PARE_TRY_DONE(drop_leftovers(job));
     if (!job->finished && (!job->laid_out || !pare__exists(part)))
         forget_written(job);
-    char now[36];
-    boot_id(now);
-    PARE_TRY_DONE(pare_journal_add(job->journal, RECORD_BOOT, now, sizeof now));
+    PARE_TRY_DONE(pare_journal_add(job->journal, RECORD_BOOT, job->boot, sizeof job->boot));
     /* Another run's, not laid out when it was cut, or the old output that ours changed with. */
     if (job->finished || !job->laid_out)
         PARE_TRY_DONE(pare__remove_tree(part));

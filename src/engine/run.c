@@ -274,7 +274,8 @@ pare_status pare__job_start(pare__job *job)
 }
 
 /* After a failure that the same command would meet again nothing is left; after one that may pass
- * (a full disk, a stop, a lost device) the part and its journal stay, and the sentence says so. */
+ * (a full disk, a stop, a lost device, another process's failure) the part and its journal stay,
+ * and the sentence says so. What is to be removed is the first process's. */
 static pare_status give_up(pare__job *job, pare_status status)
 {
     char sentence[900], trail[400];
@@ -284,12 +285,13 @@ static pare_status give_up(pare__job *job, pare_status status)
                 status == PARE_ERR_INTERRUPTED || status == PARE_ERR_MEMORY ||
                 status == PARE_ERR_DEVICE || status == PARE_ERR_EXISTS || status == PARE_ERR_RANK;
     bool mine = job->journal != NULL;
+    bool begun = mine || (job->walker && job->walker->folder); /* of others than the first */
     const char *kept = job->writer ? "part" : job->walker ? "walk" : "journal";
     pare_writer_free(&job->writer, mine && !keep);
     if (mine && !keep) /* the journal last: without it nobody knows whose the rest is */
         (void)(pare__gradients_clean(job) == PARE_OK && pare__walk_clean(job) == PARE_OK);
     pare_journal_close(&job->journal, !keep);
-    if (!mine || !keep || status == PARE_ERR_EXISTS)
+    if (!begun || !keep || status == PARE_ERR_EXISTS)
         return pare__error_again(status, sentence, trail);
     return pare__error(status, __func__,
                        "%s; what is done is kept in %s.%s, the same command continues", sentence,
@@ -312,6 +314,7 @@ static pare_status take_up(pare__job *job)
 static pare_status work(pare__job *job)
 {
     PARE_TRY(pare__job_start(job));
+    PARE_TRY(pare__job_boot(job));
     PARE_TRY(pare__ranks_agree(job));
     if (pare__leads(job))
         PARE_TRY(take_up(job));
@@ -373,7 +376,9 @@ static pare_status follow(const pare_recipe *recipe, const pare_run_options *opt
     pare_status status = PARE_OK;
     pare__job *job = NULL;
     PARE_TRY_DONE(pare__job_open(recipe, options, ranks, &job));
-    PARE_TRY_DONE(work(job));
+    status = work(job);
+    if (status != PARE_OK)
+        PARE_TRY_DONE(give_up(job, status));
 done:
     pare__job_free(&job);
     return status;

@@ -145,6 +145,16 @@ static pare_status start(pare__training *t)
     return PARE_OK;
 }
 
+/* Another rank's end leaves the last whole step, which is kept; its sentence stays. */
+static pare_status keep(pare__training *t, pare_status status)
+{
+    char sentence[1024];
+    snprintf(sentence, sizeof sentence, "%s", pare_last_error());
+    if (pare_trainer_state(t->trainer)->step > t->began_at)
+        PARE_TRY(pare__state_save(t));
+    return pare__error(status, __func__, "%s", sentence);
+}
+
 /* A stop keeps the state of the last whole step; the sentence says how to go on. */
 static pare_status learn(pare__training *t)
 {
@@ -152,6 +162,8 @@ static pare_status learn(pare__training *t)
     pare_status status = pare_trainer_run(t->trainer, t->bench.sched, &callbacks);
     if (status == PARE_OK)
         return pare__state_save(t);
+    if (status == PARE_ERR_RANK)
+        return keep(t, status);
     if (status != PARE_ERR_INTERRUPTED)
         return status;
     PARE_TRY(pare__state_save(t));

@@ -109,7 +109,7 @@ pare_status pare__shrink_list(pare__shrink *s)
 /* Memory for one tensor at a time. */
 typedef struct room {
     char *memory, *source, *out, *scratch;
-    float *wide; /* [out rows] of a vector that is scaled */
+    float *wide; /* the rows of a tensor that is scaled */
     int64_t size;
 } room;
 
@@ -136,6 +136,12 @@ static int64_t write_step(const pare_entry *e)
     return step < e->rows ? step : e->rows;
 }
 
+static int64_t wide_bytes(const pare__shrink *s, int64_t index)
+{
+    const pare_entry *to = &s->entries[index];
+    return s->tensors[index].gain != 1 ? write_step(to) * to->cols * (int64_t)sizeof(float) : 0;
+}
+
 /* What a writer's encoding of dense rows takes is at most the rows and a little. */
 static int64_t room_of(const pare__shrink *s, int64_t index, int64_t scratch)
 {
@@ -145,7 +151,7 @@ static int64_t room_of(const pare__shrink *s, int64_t index, int64_t scratch)
         pare_store_scratch(s->subject.store, s->tensors[index].source, read_step(from));
     scratch = reading > scratch ? reading : scratch;
     return padded(row_bytes(from, read_step(from))) + padded(row_bytes(to, write_step(to))) +
-           padded(scratch) + padded(s->tensors[index].gain != 1 ? write_step(to) * 4 : 0);
+           padded(scratch) + padded(wide_bytes(s, index));
 }
 
 int64_t pare__shrink_bytes(const pare__shrink *s)
@@ -174,7 +180,7 @@ static pare_status make_room(const pare__shrink *s, pare_writer *writer, int64_t
     r->out = r->source + padded(row_bytes(from, read_step(from)));
     char *wide = r->out + padded(row_bytes(to, write_step(to)));
     r->wide = (float *)(void *)wide;
-    r->scratch = wide + padded(s->tensors[index].gain != 1 ? write_step(to) * 4 : 0);
+    r->scratch = wide + padded(wide_bytes(s, index));
     return PARE_OK;
 }
 

@@ -111,18 +111,32 @@ static bool ends_unnamed(const pare__chain *chain)
            strcmp(ending_of(chain->output), ".safetensors") == 0;
 }
 
+/* A student that is made of its teacher takes nothing from the steps before it. */
+static pare_status check_student(const pare__chain *chain, pare_train_step *step)
+{
+    const pare_train_job *job;
+    PARE_TRY(pare_train_step_job(step, &job));
+    PARE_REQUIRE(!job->student || !any_checkpoint(chain), PARE_ERR_ARGUMENT,
+                 "distill: a student given by its shape (%s) is made of the teacher, and what the "
+                 "steps before it made would be lost: put it first, or leave out the shape",
+                 job->student);
+    return PARE_OK;
+}
+
 static pare_status make_stages(pare__chain *chain)
 {
     const pare_recipe *recipe = chain->recipe;
     const pare_step all = {.prunes = recipe->prune_count, .quants = recipe->quant_count};
     size_t capacity = 0;
     for (size_t i = 0; i < recipe->step_count; i++)
-        if (recipe->steps[i].kind == PARE_STEP_EVAL)
+        if (recipe->steps[i].kind == PARE_STEP_EVAL) {
             PARE_TRY(add_stage(chain, &capacity, PARE__STAGE_EVAL, &recipe->steps[i], false));
-        else if (recipe->steps[i].kind == PARE_STEP_TRAIN)
+        } else if (recipe->steps[i].kind == PARE_STEP_TRAIN) {
+            PARE_TRY(check_student(chain, recipe->steps[i].train));
             PARE_TRY(add_stage(chain, &capacity, PARE__STAGE_TRAIN, &recipe->steps[i], false));
-        else
+        } else {
             PARE_TRY(add_compress(chain, &capacity, &recipe->steps[i]));
+        }
     if (!recipe->step_count)
         PARE_TRY(add_compress(chain, &capacity, &all));
     const pare_step nothing = {.kind = PARE_STEP_COMPRESS};
@@ -170,7 +184,8 @@ static pare_status make_recipe(pare__chain *chain, size_t i, const char *model, 
         stage->recipe.max_shard_size = recipe->max_shard_size;
     }
     stage->recipe.steps = &stage->step;
-    stage->recipe.step_count = stage->kind == PARE__STAGE_EVAL || stage->step.prunes ||
+    stage->recipe.step_count = stage->kind == PARE__STAGE_EVAL ||
+                               stage->kind == PARE__STAGE_TRAIN || stage->step.prunes ||
                                stage->step.quants; /* a conversion has none */
     return PARE_OK;
 }

@@ -288,6 +288,12 @@ pare_status pare__training_open(pare__training *t, bool plan)
     PARE_TRY(pare__join_in(t, NULL));
     pare_train_setup setup = pare__training_setup(t);
     PARE_TRY(pare_train_check(&setup));
+    PARE_TRY(pare__model_write_check(&(pare__model_write){.subject = &t->subject,
+                                                          .be = t->bench.be,
+                                                          .output = t->job->output,
+                                                          .max_shard_size = t->job->max_shard_size,
+                                                          .qat = t->qat,
+                                                          .overwrite = t->replaces}));
     return check_eval(t);
 }
 

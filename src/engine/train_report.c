@@ -157,6 +157,7 @@ static pare_status add_result(pare__json *root, const pare__training *t, int64_t
     pare__json *output = pare__json_set_object(root, "output");
     pare__json_set_string(output, "path", t->job->output);
     pare__json_set_string(output, "format", pare_store_format(store));
+    pare__json_set_int(output, "files", 1);
     pare__json_set_int(output, "bytes", bytes);
     pare_store_close(&store);
     for (int64_t i = 0; i < pare_model_param_count(t->subject.model); i++)

@@ -170,8 +170,10 @@ pare_status pare__train_fingerprint(const pare__identity *identity, char **text)
     pare_backend *host = pare_backend_host(identity->be);
     PARE_TRY_DONE(add_digest(&out, host, "model", identity->sources));
     PARE_TRY_DONE(add_digest(&out, host, "config", identity->config));
-    pare__text_add(&out, "threads: %d\nbackend: %s, %s\n", identity->threads,
-                   pare_backend_name(identity->be), pare_cpu_dnnl());
+    const char *name = pare_backend_name(identity->be);
+    name += strncmp(name, "cuda:", 5) == 0 ? strcspn(name, " ") + 1 : 0; /* ranks have one each */
+    pare__text_add(&out, "threads: %d\nbackend: %s, %s\n", identity->threads, name,
+                   pare_cpu_dnnl());
     PARE_TRY_DONE(pare__text_take(&out, text));
 done:
     pare__text_free(&out);

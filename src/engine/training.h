@@ -46,8 +46,8 @@ typedef struct pare__training {
     pare__need need;
     char *recipe, *state_path, *before_path, *student_path, *lock_path, *fingerprint, *sources,
         *teacher_sources;
-    int lock;        /* descriptor of the file that says that somebody works on this output */
-    bool replaces;   /* an output of that name may be replaced */
+    int lock;      /* descriptor of the file that says that somebody works on this output */
+    bool replaces; /* an output of that name may be replaced */
     bool made_student;
     char digest[33]; /* of the data */
     double saved_at;

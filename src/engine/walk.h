@@ -174,8 +174,8 @@ int64_t pare__walk_source_bytes(const pare__walker *w, int64_t task);
 /* Takes a record of a walk from the journal; *taken: it was one. */
 pare_status pare__walk_take(pare__job *job, uint32_t type, const void *payload, uint32_t size,
                             bool *taken);
-/* Nothing is done yet. */
-void pare__walk_forget(pare__walker *w);
+/* Nothing is done yet, whatever the journal says so far. */
+pare_status pare__walk_forget(pare__walker *w);
 /* With --sync what the walk has written so far is on the disk. */
 pare_status pare__walk_flush(const pare__job *job);
 /* Refuses to go on with a walk that was begun in another way, and says which. */
@@ -254,6 +254,8 @@ pare_status pare__walk_share_samples(pare__walker *w);
 pare_status pare__walk_all(const pare__walker *w, bool *all);
 /* What the first one's journal says of the walk, to all. */
 pare_status pare__walk_tell(pare__walker *w);
+/* Fails once another has. */
+pare_status pare__walk_alive(const pare__walker *w);
 /* The statistics of a site become those of all samples. */
 pare_status pare__walk_join(pare__walker *w, int64_t site);
 int64_t pare__walk_join_bytes(const pare__walker *w); /* of the host's, that this takes */

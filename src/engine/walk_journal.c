@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 /* Beside those of resume.c. */
-enum { RECORD_SCALES = 64, RECORD_LAYER, RECORD_BLOCK };
+enum { RECORD_SCALES = 64, RECORD_LAYER, RECORD_BLOCK, RECORD_ANEW };
 
 typedef struct scales_record {
     int64_t site, count; /* count: scales that follow, 0: the site is left alone */
@@ -40,10 +40,10 @@ pare_status pare__walk_flush(const pare__job *job)
     return PARE_OK;
 }
 
-/* The first of several processes has the journal of all. */
+/* The first of several processes has the journal of all; a survey has none. */
 static pare_status add(pare__job *job, uint32_t type, const void *payload, size_t size)
 {
-    if (!pare__leads(job))
+    if (!job->journal)
         return PARE_OK;
     PARE_TRY(pare_journal_add(job->journal, type, payload, (uint32_t)size));
     if (job->options->sync)
@@ -134,27 +134,7 @@ static pare_status take_layer(pare__job *job, bool same_boot, const char *payloa
     return PARE_OK;
 }
 
-pare_status pare__walk_take(pare__job *job, uint32_t type, const void *payload, uint32_t size,
-                            bool *taken)
-{
-    pare__walker *w = job->walker;
-    *taken = true;
-    if (w && type == RECORD_SCALES && size >= sizeof(scales_record)) {
-        PARE_TRY(take_scales(w, job->same_boot, payload, size));
-    } else if (w && type == RECORD_LAYER && size == sizeof(layer_record)) {
-        PARE_TRY(take_layer(job, job->same_boot, payload));
-    } else if (w && type == RECORD_BLOCK && size == sizeof(block_record)) {
-        block_record r;
-        memcpy(&r, payload, sizeof r);
-        if (job->same_boot || r.flushed)
-            w->done = r.done >= 0 && r.done <= w->blocks ? r.done : 0;
-    } else {
-        *taken = false;
-    }
-    return PARE_OK;
-}
-
-void pare__walk_forget(pare__walker *w)
+static void forget(pare__walker *w)
 {
     w->done = 0;
     for (int64_t t = 0; t < w->job->count; t++) {
@@ -169,6 +149,34 @@ void pare__walk_forget(pare__walker *w)
         w->sites[s].scales = NULL;
         w->sites[s].scaled = false;
     }
+}
+
+pare_status pare__walk_take(pare__job *job, uint32_t type, const void *payload, uint32_t size,
+                            bool *taken)
+{
+    pare__walker *w = job->walker;
+    *taken = true;
+    if (w && type == RECORD_SCALES && size >= sizeof(scales_record)) {
+        PARE_TRY(take_scales(w, job->same_boot, payload, size));
+    } else if (w && type == RECORD_LAYER && size == sizeof(layer_record)) {
+        PARE_TRY(take_layer(job, job->same_boot, payload));
+    } else if (w && type == RECORD_BLOCK && size == sizeof(block_record)) {
+        block_record r;
+        memcpy(&r, payload, sizeof r);
+        if (job->same_boot || r.flushed)
+            w->done = r.done >= 0 && r.done <= w->blocks ? r.done : 0;
+    } else if (w && type == RECORD_ANEW && size == 0) {
+        forget(w);
+    } else {
+        *taken = false;
+    }
+    return PARE_OK;
+}
+
+pare_status pare__walk_forget(pare__walker *w)
+{
+    forget(w);
+    return add(w->job, RECORD_ANEW, NULL, 0);
 }
 
 /* ---- the folder ------------------------------------------------------------------------------ */

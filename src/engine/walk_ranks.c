@@ -105,6 +105,11 @@ pare_status pare__walk_tell(pare__walker *w)
 
 /* ---- meanwhile ------------------------------------------------------------------------------- */
 
+pare_status pare__walk_alive(const pare__walker *w)
+{
+    return w->comm ? pare_comm_wait(w->job->ranks) : PARE_OK; /* for nothing, if all is well */
+}
+
 pare_status pare__walk_join(pare__walker *w, int64_t site)
 {
     if (w->comm)

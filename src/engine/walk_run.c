@@ -51,7 +51,7 @@ static pare_status begin_folder(pare__walker *w)
     PARE_TRY_DONE(pare__walk_all(w, &all));
     PARE_TRY_DONE(pare__join(w->folder, "way", &path));
     if (!all) {
-        pare__walk_forget(w);
+        PARE_TRY_DONE(pare__walk_forget(w));
         PARE_TRY_DONE(pare__walk_way(w, &way));
         PARE_TRY_DONE(pare__file_save(path, way, (int64_t)strlen(way)));
     }
@@ -232,6 +232,7 @@ static pare_status run_batch(void *user, int64_t index, const pare_batch *batch)
 {
     running *r = user;
     pare_tensor hidden = {0};
+    PARE_TRY(pare__walk_alive(r->w));
     r->batch = batch;
     if (r->w->at > 0)
         PARE_TRY(read_hidden(r->w, index, batch->size, &hidden));

@@ -443,6 +443,7 @@ static pare_status do_layer(void *user, int worker, int64_t l)
     (void)worker;
     if (!turn_to(s, l) || !pare__owns(job, s->task) || (job->ranks && s->k->done))
         return PARE_OK;
+    PARE_TRY(pare__walk_alive(s->w));
     if (s->k->done) {
         PARE_TRY(pare__walk_read(s->w, s->t, &s->room.layer, s->room.narrow));
         return put(s);

@@ -50,8 +50,6 @@ static pare_status add_layer(pare_lora *lora, int64_t index)
     lora->layer_of[index] = (int64_t)lora->count++;
     lora->takes[index] = 1;
     pare_shape_matrix(p->value.rank, p->value.shape, &l->out, &l->in);
-    if (lora->options.adapter)
-        PARE_TRY(pare__lora_check_save(lora, l));
     return name_layer(l, p->name);
 }
 
@@ -78,6 +76,8 @@ static pare_status fill(pare_lora *lora)
     PARE_REQUIRE(lora->count > 0, PARE_ERR_ARGUMENT,
                  "nothing is chosen that could get low-rank factors: they go on weights of linear "
                  "layers and convolutions");
+    if (lora->options.adapter)
+        PARE_TRY(pare__lora_check_saves(lora));
     return identify(lora);
 }
 

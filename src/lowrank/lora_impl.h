@@ -35,7 +35,8 @@ struct pare_lora {
 /* Gives back what the part holds. */
 void pare__lora_release(pare_lora *lora);
 
-/* Whether a layer's factors mean the same to peft: PARE_ERR_UNSUPPORTED with the reason. */
-pare_status pare__lora_check_save(const pare_lora *lora, const pare__lora_layer *layer);
+/* Whether all factors mean the same to peft, whose config says once how weights are stored:
+ * PARE_ERR_UNSUPPORTED with the reason. */
+pare_status pare__lora_check_saves(const pare_lora *lora);
 
 #endif

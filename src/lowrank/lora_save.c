@@ -26,7 +26,7 @@ static bool ends_with(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-pare_status pare__lora_check_save(const pare_lora *lora, const pare__lora_layer *l)
+static pare_status check_save(const pare_lora *lora, const pare__lora_layer *l)
 {
     const pare_param *p = pare_model_param(lora->model, l->param);
     PARE_REQUIRE(ends_with(p->name, SUFFIX), PARE_ERR_UNSUPPORTED,
@@ -275,12 +275,11 @@ done:
 
 /* ---- the folder ------------------------------------------------------------------------------ */
 
-/* All have to be stored alike: the config says it once. */
-static pare_status check(const pare_lora *lora)
+pare_status pare__lora_check_saves(const pare_lora *lora)
 {
     for (size_t i = 0; i < lora->count; i++) {
         const pare_param *p = pare_model_param(lora->model, lora->layers[i].param);
-        PARE_TRY(pare__lora_check_save(lora, &lora->layers[i]));
+        PARE_TRY(check_save(lora, &lora->layers[i]));
         PARE_REQUIRE(
             p->transposed == pare_model_param(lora->model, lora->layers[0].param)->transposed,
             PARE_ERR_UNSUPPORTED,
@@ -299,7 +298,7 @@ pare_status pare_lora_save(pare_lora *lora, pare_model *model, const char *base,
     char *part = NULL;
     PARE_REQUIRE(lora && lora->memory && model == lora->model && path, PARE_ERR_ARGUMENT,
                  "factors are saved once the part of the training is made");
-    PARE_TRY(check(lora));
+    PARE_TRY(pare__lora_check_saves(lora));
     PARE_REQUIRE(overwrite || !pare__exists(path), PARE_ERR_EXISTS,
                  "%s exists: choose another name, or allow it to be replaced", path);
     pare__text_add(&text, "%s.part", path);

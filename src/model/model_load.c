@@ -239,12 +239,24 @@ static pare_status read_activation(pare_param *param, const pare_entry *entry,
     return PARE_OK;
 }
 
+/* Whether a checkpoint says that it was pruned: by a step of a recipe, or while it was trained. */
+static bool was_pruned(const char *provenance)
+{
+    static const char masks[] = "  masks: ";
+    if (strstr(provenance, "prune:"))
+        return true;
+    for (const char *at = strstr(provenance, masks); at; at = strstr(at + 1, masks))
+        if (strncmp(at + strlen(masks), "dense", 5) != 0) /* these fell before the end */
+            return true;
+    return false;
+}
+
 /* Whether exact zeros of an entry are pruned weights. Rounding to few bits makes zeros too: of a
  * quantised entry they count only if the checkpoint says that it was pruned. */
 static bool zeros_are_pruned(const pare_store *store, const pare_entry *entry)
 {
     const char *provenance = pare_store_provenance(store);
-    return entry->form != PARE_FORM_QUANT || (provenance && strstr(provenance, "prune:"));
+    return entry->form != PARE_FORM_QUANT || (provenance && was_pruned(provenance));
 }
 
 /* The mask of what is not 0 now. */

@@ -238,7 +238,7 @@ pare_status pare_writer_create(const pare_writer_options *options, bool resume,
     pare_status status = create(w, resume);
     if (status != PARE_OK) {
         pare__trail(__func__);
-        pare_writer_free(&w, false);
+        pare_writer_free(&w, !resume && status != PARE_ERR_EXISTS); /* what was begun */
         return status;
     }
     *writer = w;

@@ -185,12 +185,11 @@ static void describe_setup(pare__text *text, const pare_train_setup *setup)
         pare__text_add(text, "ranks: %d\n", pare__team_of(setup));
 }
 
-/* Several ranks have a device each: which of a machine is no matter. */
-static const char *processor_of(const pare_train_setup *setup)
+/* Which device of a machine is no matter, and ranks have one each. */
+static const char *processor_of(const pare_backend *be)
 {
-    const char *name = pare_backend_name(setup->be), *space = strchr(name, ' ');
-    bool numbered = pare__team_of(setup) > 1 && strncmp(name, "cuda:", 5) == 0 && space;
-    return numbered ? space + 1 : name;
+    const char *name = pare_backend_name(be), *space = strchr(name, ' ');
+    return strncmp(name, "cuda:", 5) == 0 && space ? space + 1 : name;
 }
 
 pare_status pare__train_identity(const pare_train_setup *setup, char **identity)
@@ -215,7 +214,7 @@ pare_status pare__train_identity(const pare_train_setup *setup, char **identity)
                    (unsigned long long)o->seed, pare_dtype_name(o->compute));
     for (size_t i = 0; i < o->freezes; i++)
         pare__text_add(&text, " %s", o->freeze[i]);
-    pare__text_add(&text, "\ndata: %s\nbackend: %s\n", hex, processor_of(setup));
+    pare__text_add(&text, "\ndata: %s\nbackend: %s\n", hex, processor_of(setup->be));
     describe_setup(&text, setup);
     return pare__text_take(&text, identity);
 }

@@ -33,18 +33,20 @@ grep -q '^4,grid,done,wanda,0.7,' swept/results.csv || fail "order: $(cat swept/
 import json, sys
 sweep = json.load(open(sys.argv[1]))
 dense, *points = sweep["points"]
-assert sweep["metric"] == "top1" and [a["name"] for a in sweep["axes"]] == ["prune.method", "prune.sparsity"]
+assert sweep["metric"] == "top1"
+assert [a["name"] for a in sweep["axes"]] == ["prune.method", "prune.sparsity"]
 assert dense["kept"] == 1 and dense["sparsity"] < 0.01
 for point in points:
     asked = float(point["values"]["prune.sparsity"])
     assert abs(point["sparsity"] - asked) < 0.02, point["sparsity"]
-    assert point["dense"] == 0 and point["kept"] == point["metrics"]["top1"] / dense["metrics"]["top1"]
+    kept = point["metrics"]["top1"] / dense["metrics"]["top1"]
+    assert point["dense"] == 0 and point["kept"] == kept
     assert point["flops"] == dense["flops"] == 2 * (64 * 48 + 48 * 4)
     left = sum(2 * layer["weights"] * (1 - layer["sparsity"]) for layer in point["layers"])
     assert abs(point["flops_left"] - left - 2 * 48 * 4) < 1e-6, (point["flops_left"], left)
     assert point["latency"]["seconds"] > 0 and point["bytes"] > 0 and point["peak_memory"] > 0
     errors = [layer for layer in point["layers"] if "error" in layer]
-    assert len(errors) == (2 if point["values"]["prune.method"] == "wanda" else 0)
+    assert len(errors) == (1 if point["values"]["prune.method"] == "wanda" else 0)
 assert any("sparsity" in point["front"] for point in points)
 P
 # The same command again does nothing anew; the folder is not another sweep's.

@@ -46,7 +46,7 @@ expect 0 . "${prune[@]}" --sparsity 0.5 --device cpu --plan
 refuse 2 'w4g48|48' "$PARE" quantize good.safetensors -o out --method rtn --scheme w4g48 --strict
 
 # Words of the contract that are still to come.
-for later in 'sweep x.yaml -o out' 'bench' 'prune good.safetensors -o out --sparsity 0.5 --bos-id 1' \
+for later in 'bench' 'prune good.safetensors -o out --sparsity 0.5 --bos-id 1' \
     'quantize good.safetensors -o out --method rtn --scheme q4_0' \
     'quantize good.safetensors -o out --method hqq --scheme w4' \
     'prune good.safetensors -o out --method movement --sparsity 0.5' \

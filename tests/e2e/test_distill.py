@@ -197,6 +197,69 @@ def a_damaged_state_costs_the_steps_since_the_one_before():
         assert not state.exists() and not before.exists()
 
 
+def cut(work, out, *command):
+    """Begins a training that lasts, and stops it once it has a state."""
+    process = subprocess.Popen([PARE, *map(str, command), "--steps", "100000", "--save-every", "2",
+                                "-o", out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (work / f"{out.name}.train.h5").exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 5 and (work / f"{out.name}.train.h5").exists()
+
+
+def another_training_over_one_that_was_cut_is_as_alone():
+    with folder() as work:
+        teacher, data = smooth(work / "teacher"), tokens(work / "t.u16")
+        common = ("distill", "--teacher", teacher, "--data", data, *DECODER)
+        for first, then in ((("--student", "2x16"), ("--student", "3x32")),
+                            (("--student", teacher, "--masks", "rigl", "--sparsity", 0.5),
+                             ("--student", teacher, "--masks", "rigl", "--sparsity", 0.8)),
+                            (("--student", teacher, "--masks", "gradual", "--sparsity", 0.5),
+                             ("--student", teacher, "--masks", "gradual", "--sparsity", 0.8)),
+                            (("--student", teacher, "--qat", "w4"),
+                             ("--student", teacher, "--qat", "w8")),
+                            (("--student", teacher, "--lora", 2),
+                             ("--student", teacher, "--lora", 4, "--lora-alpha", 3))):
+            pare(*common, *then, "--steps", 20, "-o", work / "alone.h5", "--overwrite")
+            cut(work, work / "over.h5", *common, *first)
+            said = pare(*common, *then, "--steps", 20, "-o", work / "over.h5", code=2).stderr
+            assert "another training" in said, said
+            pare(*common, *then, "--steps", 20, "-o", work / "over.h5", "--overwrite")
+            assert tree(work / "alone.h5") == tree(work / "over.h5"), then
+            (work / "over.h5").unlink()
+
+
+def what_is_not_ours_stays():
+    with folder() as work:
+        teacher, data = smooth(work / "teacher"), tokens(work / "t.u16")
+        common = ("distill", "--teacher", teacher, "--data", data, *DECODER, "--steps", 5)
+        pare(*common, "--student", "2x32", "-o", work / "a.h5")
+        (work / "a.h5").rename(work / "b.student.h5")
+        before = (work / "b.student.h5").read_bytes()
+        for more in (("--student", "9x32", "--plan"), ("--student", "2x32")):
+            pare(*common, *more, "-o", work / "b", code=2)
+            assert (work / "b.student.h5").read_bytes() == before, more
+        for out, more in ((work / "teacher", ()), (work / "teacher/model.safetensors", ())):
+            said = pare(*common, "--student", "2x32", "-o", out, "--overwrite", *more, code=2).stderr
+            assert "would lose it" in said, said
+        (work / "adapter").mkdir()
+        said = pare(*common, "--student", teacher, "--lora", 2, "--adapter", work / "adapter", "-o",
+                    work / "c", code=2).stderr
+        assert "adapter exists" in said and not list(work.glob("c*")), said
+
+
+def pruned_while_trained_then_rounded_is_still_pruned():
+    with folder() as work:
+        train = images(work)
+        common = ("--data", train, "--batch", 32, "--lr", 0.01)
+        pare("train", CNN, *common, "--steps", 20, "--masks", "gradual", "--sparsity", 0.75, "-o",
+             work / "sparse.h5")
+        pare("quantize", work / "sparse.h5", "--scheme", "w4", "-o", work / "w4.h5")
+        r = pare_json("train", work / "w4.h5", *common, "--steps", 5, "--lora", 2, "-o",
+                      work / "again.h5")
+        assert r["masks"]["sparsity"] > 0.74, r.get("masks")
+
+
 def a_student_that_is_its_teacher_is_told_so():
     with folder() as work:
         teacher, data = smooth(work / "teacher"), tokens(work / "t.u16")
@@ -309,12 +372,26 @@ def what_does_not_fit_is_said_before_anything_begins():
                                      "4>1", "--cache", work / "c.h5")),
                 ("one after the other", ("--teacher", teacher, "--student", teacher, "--qat", "w4",
                                          "--lora", 4)),
-                ("sparsity", ("--teacher", teacher, "--student", teacher, "--masks", "gradual"))):
+                ("sparsity", ("--teacher", teacher, "--student", teacher, "--masks", "gradual")),
+                ("adapter.*lora", ("--teacher", teacher, "--student", teacher, "--adapter",
+                                   work / "a")),
+                ("rounds.*masks", ("--teacher", teacher, "--student", teacher, "--rounds", 2))):
             said = subprocess.run([PARE, "distill", *map(str, (*more, *common))],
                                   capture_output=True, text=True)
             assert said.returncode in (2, 3) and re.search(words, said.stderr), (more, said.stderr)
             assert said.stderr.count("\n") == 1, said.stderr
             assert not list(work.glob("out*")), list(work.glob("out*"))
+        said = pare("train", CNN, "--data", train, "--qat", "w8", "--steps", 5, "-o", work / "out",
+                    code=2).stderr
+        assert "convolutions" in said and not list(work.glob("out*")), said
+        (work / "recipe.yaml").write_text("""
+model: teacher
+steps:
+  - prune:   { sparsity: 0.5 }
+  - distill: { teacher: teacher, student: 2x32, data: t.u16, seq_len: 16, steps: 5 }
+""")
+        said = pare("run", "recipe.yaml", "-o", "out.h5", cwd=work, code=2).stderr
+        assert "would be lost" in said and not list(work.glob("out*")), said
 
 
 main([a_student_comes_closer_to_its_teacher,
@@ -324,6 +401,9 @@ main([a_student_comes_closer_to_its_teacher,
       a_quantised_teacher_teaches_its_values_and_takes_half_in_bf16,
       killed_distillations_end_with_the_same_bytes,
       a_damaged_state_costs_the_steps_since_the_one_before,
+      another_training_over_one_that_was_cut_is_as_alone,
+      what_is_not_ours_stays,
+      pruned_while_trained_then_rounded_is_still_pruned,
       a_student_that_is_its_teacher_is_told_so,
       masks_reach_their_sparsity_and_stay_exact,
       trained_integers_are_the_exported_ones,

@@ -152,6 +152,9 @@ static void what_is_asked_after_another_backend_begins_after_it(void **state)
         assert_ok(pare_backend_download(other, x, b, sizeof x));
         for (int i = 0; i < COUNT; i++)
             assert_true(fabsf(x[i] - 8) <= 0);
+        assert_ok(pare_backend_after(be, be));
+        assert_status(pare_backend_after(be, pare_backend_host(be)), PARE_ERR_ARGUMENT);
+        assert_ok(pare_backend_after(pare_backend_host(be), pare_backend_host(other)));
         pare_backend_release(be, a, sizeof x);
         pare_backend_release(other, b, sizeof x);
         pare_backend_free(&other);

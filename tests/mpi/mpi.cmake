@@ -1,5 +1,6 @@
-# Several processes, started by mpirun: mpi_test(NAME PROCESSES COMMAND...) and, for one of them that
-# fails, mpi_failure(NAME PROCESSES FAILURE). Included from tests/CMakeLists.txt in a build with MPI.
+# Several processes, started by mpirun: mpi_test(NAME PROCESSES COMMAND...) and, for one of them
+# that fails, mpi_failure(NAME PROCESSES FAILURE). Included from tests/CMakeLists.txt in a build with
+# MPI.
 function(mpi_test name processes)
   pare_test(${name} "quick;mpi" 300
             bash ${PROJECT_SOURCE_DIR}/tests/mpi/mpirun.sh ${processes} ${ARGN})

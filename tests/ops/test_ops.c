@@ -16,12 +16,14 @@ static int teardown(void **state)
 #define OP_TEST(name)                                                                              \
     static void name##_gives_its_oracles_bytes_on_every_instruction_set(void **state)              \
     {                                                                                              \
+        ops_start(*state, #name);                                                                  \
         ops_cases_##name(*state);                                                                  \
     }
 PARE_OPS(OP_TEST)
 
 static void codes_beside_a_tie_are_those_of_the_true_quotient(void **state)
 {
+    ops_start(*state, "quantize_boundaries");
     ops_cases_quantize_boundaries(*state);
 }
 

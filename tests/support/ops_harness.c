@@ -87,6 +87,14 @@ pare_backend *ops_backend(ops_run *run, int index)
     return run->backends[index];
 }
 
+void ops_start(ops_run *run, const char *name)
+{
+    run->cases = 0;
+    run->state = 0xcbf29ce484222325u; /* FNV-1a */
+    for (; *name; name++)
+        run->state = (run->state ^ (uint8_t)*name) * 0x100000001b3u;
+}
+
 uint64_t ops_random(ops_run *run)
 {
     uint64_t z = run->state += 0x9E3779B97F4A7C15u;

@@ -54,6 +54,10 @@ ops_run *ops_run_make(void);
 ops_run *ops_run_make_device(pare_backend *device, bool (*mode)(int index));
 void ops_run_free(ops_run *run);
 
+/* The cases of an op begin, or some by themselves: the name alone decides their random numbers and
+ * where their outputs lie, whatever ran before. */
+void ops_start(ops_run *run, const char *name);
+
 /* A pseudo-random number. ops_seed goes on from another place and gives back where they were: put
  * around rows, the numbers of those behind stay what they are without them. */
 uint64_t ops_random(ops_run *run);

@@ -128,9 +128,7 @@ static void options_of_other_commands_are_refused(void **state)
 static void later_words_say_so(void **state)
 {
     (void)state;
-    static const char *const commands[] = {"sweep", "bench"};
-    for (size_t i = 0; i < 2; i++)
-        REFUSE("is not in this version", commands[i], "m", "-o", "out");
+    REFUSE("is not in this version", "bench", "m", "-o", "out");
     REFUSE("--bos-id is not in this version", "quantize", "m", "--bos-id", "1");
     REFUSE("--arch is not in this version", "inspect", "m", "--arch", "resnet20-cifar");
 }

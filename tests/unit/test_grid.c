@@ -123,7 +123,8 @@ static void errors_of_values_come_at_once_each_once_with_their_place(void **stat
     assert_non_null(strstr(pare_last_error(), "\ns.yaml:6:5: step: unknown key \"evil\""));
     const char *first = strstr(pare_last_error(), "wandaa");
     assert_null(strstr(first + 6, "\"wandaa\""));
-    refuse(FRONT "steps:\n  - prune: { sparsity: [] }\n", "s.yaml:4:24: sparsity: the list is empty");
+    refuse(FRONT "steps:\n  - prune: { sparsity: [] }\n",
+           "s.yaml:4:24: sparsity: the list is empty");
     refuse(FRONT "steps:\n  - prune: { sparsity: [0.5, 0.5] }\n",
            "s.yaml:4:30: sparsity: \"0.5\" is there twice");
     refuse(FRONT "steps:\n  - prune: { sparsity: [0.5, { a: b }] }\n", "found a map in a list");
@@ -231,7 +232,8 @@ static void the_csv_quotes_what_needs_it(void **state)
                        "peak_memory,seconds\n0,dense,done,,,4,1,0,,,1000,,,,,,,\n";
     if (strncmp(csv, head, strlen(head)) != 0)
         fail_msg("got %s", csv);
-    assert_non_null(strstr(csv, "\n1,grid,done,0.5,\"<script>alert(1)</script> & 'x' `touch here`"));
+    assert_non_null(
+        strstr(csv, "\n1,grid,done,0.5,\"<script>alert(1)</script> & 'x' `touch here`"));
     assert_non_null(strstr(csv, "\"line 1,\n\"\"two\"\" </pre><b>\""));
     free(csv);
     pare_report_free(&report);
