@@ -161,10 +161,10 @@ void pare_masks_free(pare_masks **masks);
 int64_t pare_masks_bytes(const pare_masks *masks); /* of the backend, masks themselves apart */
 /* be NULL: the part as checks and predictions need it, without memory; at any time after create.
  * After prepare and load (a mask that is there is where it begins): what joins the training. It
- * asks for a curve that restarts after each round of REWIND (pare_masks_restart tells one of so
- * many steps). */
+ * asks for a curve that restarts after each round of REWIND: pare_masks_restart tells it to one
+ * that has its steps and warm-up, or why they do not go with the rounds. */
 pare_status pare_masks_part(pare_masks *masks, pare_backend *be, pare_train_part **part);
-void pare_masks_restart(const pare_masks *masks, pare_curve *curve);
+pare_status pare_masks_restart(const pare_masks *masks, pare_curve *curve);
 /* The sparsity meant at a step. */
 double pare_masks_sparsity(const pare_mask_options *options, int64_t step, int64_t steps);
 

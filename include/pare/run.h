@@ -38,8 +38,10 @@ pare_status pare_plan(const pare_recipe *recipe, const pare_run_options *options
                       pare_report **report);
 
 /* Does it: recipe->model → recipe->output, in as many stages as its steps need (recipe.h).
- * Continues a run that was cut. The report is also saved as "<output>.report.json". A recipe
- * without prune and quantize steps is a conversion: every value is then read back and compared. */
+ * Continues a run that was cut. All processes of a job (comm.h) share what looks at data and
+ * trains; the first does the rest, and it alone is given a report (the others NULL). The report is
+ * also saved as "<output>.report.json". A recipe without prune and quantize steps is a conversion:
+ * every value is then read back and compared. */
 pare_status pare_run(const pare_recipe *recipe, const pare_run_options *options,
                      pare_report **report);
 

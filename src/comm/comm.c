@@ -86,9 +86,13 @@ const pare_comm_facts *pare_comm_facts_of(const pare_comm *comm)
     return &comm->facts;
 }
 
+/* Waiting ends a moment after what was waited for. */
 pare_comm_traffic pare_comm_traffic_of(const pare_comm *comm)
 {
-    return comm->traffic;
+    pare_comm_traffic traffic = comm->traffic;
+    if (traffic.exposed > traffic.seconds)
+        traffic.exposed = traffic.seconds;
+    return traffic;
 }
 
 /* ---- calls ----------------------------------------------------------------------------------- */

@@ -39,6 +39,7 @@ typedef struct job {
     int64_t count;    /* of SUM; else bytes */
     pare_dtype dtype;
     int root;
+    double asked; /* when it was put */
 } job;
 
 typedef struct line {
@@ -47,7 +48,7 @@ typedef struct line {
     pthread_cond_t changed;
     job jobs[PARE_COMM_PENDING]; /* guarded by lock, like all down to the atomics */
     int64_t put, done;
-    double busy; /* seconds that jobs took */
+    double busy; /* seconds in which a job was asked for and not done */
     bool ready, end;
     pare_status status; /* of the beginning; then PARE_ERR_RANK once a rank has failed, */
     char sentence[WORDS];
@@ -310,11 +311,11 @@ static bool next_job(line *l, job *next, bool *end)
 static void work(line *l)
 {
     pare_status status = PARE_OK;
+    double last = 0; /* when the job before was done */
     job next;
     for (bool end = false; !end;) {
         bool there = next_job(l, &next, &end);
         bool well = status == PARE_OK;
-        double begun = pare__now();
         if (well && there)
             status = run_job(l, &next);
         else if (well)
@@ -322,8 +323,12 @@ static void work(line *l)
         if (well && status != PARE_OK)
             give_up(l);
         pthread_mutex_lock(&l->lock);
-        l->busy += there ? pare__now() - begun : 0;
-        l->done += there;
+        if (there) {
+            double now = pare__now();
+            l->busy += now - (next.asked > last ? next.asked : last);
+            last = now;
+            l->done++;
+        }
         pthread_cond_broadcast(&l->changed);
         pthread_mutex_unlock(&l->lock);
     }
@@ -410,7 +415,8 @@ static void put(pare_comm *comm, const job *j)
 {
     line *l = comm->state;
     pthread_mutex_lock(&l->lock);
-    l->jobs[l->put++ % PARE_COMM_PENDING] = *j;
+    l->jobs[l->put % PARE_COMM_PENDING] = *j;
+    l->jobs[l->put++ % PARE_COMM_PENDING].asked = pare__now();
     pthread_cond_broadcast(&l->changed);
     pthread_mutex_unlock(&l->lock);
 }

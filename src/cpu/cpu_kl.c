@@ -146,19 +146,29 @@ static kl_parts read_sides(side *a, side *b, int64_t V, double inverse)
 /* ---- probabilities --------------------------------------------------------------------------- */
 
 /* p = of_p·e^((t − t_top)·inverse), q likewise of x; log p − log q = ((t − t_top) − (x −
- * x_top))·inverse − rest. */
+ * x_top))·inverse − rest. there: log(q/2m) of the class in which q is largest. */
 typedef struct kl_shares {
-    float t_top, x_top, of_p, of_q, inverse, rest;
+    float t_top, x_top, of_p, of_q, inverse, rest, there;
 } kl_shares;
+
+/* log(q/2m) by log p − log q; 0 where it is no number to take others against. */
+static double log_share_there(double more)
+{
+    double f = (more > 0 ? -more : 0) - log1p(exp(-fabs(more)));
+    return isfinite(f) ? f : 0;
+}
 
 static kl_shares shares_of(const side *t, const side *x, double inverse)
 {
+    double rest = log(t->s.exps) - log(x->s.exps);
+    double below = (double)cpu_get(t->row, t->dtype, x->place) - t->s.top;
     return (kl_shares){.t_top = (float)t->s.top,
                        .x_top = (float)x->s.top,
                        .of_p = (float)(1 / t->s.exps),
                        .of_q = (float)(1 / x->s.exps),
                        .inverse = (float)inverse,
-                       .rest = (float)(log(t->s.exps) - log(x->s.exps))};
+                       .rest = (float)rest,
+                       .there = (float)log_share_there(below * inverse - rest)};
 }
 
 CPU_INLINE cpu_v share_p(const kl_shares *k, cpu_v t)
@@ -180,21 +190,30 @@ CPU_INLINE cpu_v log_ratio(const kl_shares *k, cpu_v t, cpu_v x)
 
 typedef struct js_sums {
     float js; /* Σ (p + q)·((1 + d)·log(1 + d) + (1 − d)·log(1 − d)) */
-    float f;  /* Σ q·log(q/m) */
+    float f;  /* Σ q·(log(q/2m) − there) */
 } js_sums;
 
 typedef struct js_lanes {
     cpu_acc js, f;
 } js_lanes;
 
-/* more = log p − log q. log(1 + |d|) is that of the larger of p/m and q/m, the other's is less by
- * |more|. */
-CPU_INLINE void add_js(js_lanes *sum, cpu_v p, cpu_v q, cpu_v more)
+/* log(q/2m) = −log(1 + p/q): next to nothing where p is, with all its digits. ratio is that of the
+ * smaller to the larger of p and q, e^−less; more = log p − log q. */
+CPU_INLINE cpu_v log_share(cpu_v more, cpu_v less, cpu_v ratio)
 {
-    cpu_v s = p + q;
+    cpu_v f = -cpu_vlog1p(ratio);
+    return cpu_pick(cpu_gt(more, cpu_splat(0)), f - less, f);
+}
+
+/* more = log p − log q. d = |p − q|/(p + q) is taken of e^−|more| − 1, which does not cancel. */
+CPU_INLINE void add_js(js_lanes *sum, cpu_v p, cpu_v q, cpu_v more, float there)
+{
+    cpu_v s = p + q, part;
     cpu_vi none = cpu_lt(s, cpu_splat(FLT_MIN)); /* next to nothing, and the ratio may be NaN */
-    cpu_v d = cpu_vabs(p - q) / cpu_pick(none, cpu_splat(1), s), d2 = d * d;
-    cpu_v larger = cpu_vlog1p(d), less = cpu_vmin(cpu_splat(FLT_MAX), cpu_vabs(more));
+    cpu_v less = cpu_vmin(cpu_splat(FLT_MAX), cpu_vabs(more));
+    cpu_v two_n = cpu_vexp_parts(cpu_vmax(cpu_splat(-88.05f), -less), &part);
+    cpu_v ratio = (part + 1.0f) * two_n;
+    cpu_v d = ((1.0f - two_n) - part * two_n) / (1.0f + ratio), d2 = d * d;
     /* the even function of d as its series, whose terms do not cancel, or as it stands */
     cpu_v g = d2 * (1.0f / 120) + 1.0f / 91;
     g = g * d2 + 1.0f / 66;
@@ -203,8 +222,9 @@ CPU_INLINE void add_js(js_lanes *sum, cpu_v p, cpu_v q, cpu_v more)
     g = g * d2 + 1.0f / 15;
     g = g * d2 + 1.0f / 6;
     g = (g * d2 + 1.0f) * d2;
+    cpu_v larger = 0.693147181f - cpu_vlog1p(ratio); /* log(1 + d); log(1 − d) is less by |more| */
     g = cpu_pick(cpu_lt(d2, cpu_splat(0.14f)), g, larger * 2.0f - (1.0f - d) * less);
-    cpu_v f = cpu_pick(cpu_gt(more, cpu_splat(0)), larger - less, larger);
+    cpu_v f = log_share(more, less, ratio) - there;
     cpu_acc_add(&sum->js, cpu_pick(none, s, s * g));
     cpu_acc_add(&sum->f, cpu_pick(none, s, q * f));
 }
@@ -217,12 +237,12 @@ CPU_INLINE js_sums sum_js_of(const void *t, pare_dtype t_dtype, const void *x, p
     int64_t i = 0;
     for (; i + CPU_V <= n; i += CPU_V) {
         cpu_v u = cpu_vload(t, t_dtype, i), v = cpu_vload(x, x_dtype, i);
-        add_js(&sum, share_p(&k, u), share_q(&k, v), log_ratio(&k, u, v));
+        add_js(&sum, share_p(&k, u), share_q(&k, v), log_ratio(&k, u, v), k.there);
     }
     if (i < n) {
         cpu_v u = cpu_vload_n(t, t_dtype, i, n - i, -INFINITY);
         cpu_v v = cpu_vload_n(x, x_dtype, i, n - i, -INFINITY);
-        add_js(&sum, share_p(&k, u), share_q(&k, v), log_ratio(&k, u, v));
+        add_js(&sum, share_p(&k, u), share_q(&k, v), log_ratio(&k, u, v), k.there);
     }
     return (js_sums){cpu_vsum(cpu_acc_get(&sum.js)), cpu_vsum(cpu_acc_get(&sum.f))};
 }
@@ -233,7 +253,7 @@ CPU_LOOP js_sums sum_js(const void *t, pare_dtype t_dtype, const void *x, pare_d
     return OF_DTYPES(sum_js_of, t, t_dtype, x, x_dtype, shares, n);
 }
 
-/* The divergence; *f = Σ q·log(q/m). */
+/* The divergence; *f = Σ q·(log(q/2m) − there). */
 static double read_js(const side *t, const side *x, const kl_shares *shares, int64_t V, double *f)
 {
     double js = 0;
@@ -251,9 +271,8 @@ static double read_js(const side *t, const side *x, const kl_shares *shares, int
 /* ---- gradient -------------------------------------------------------------------------------- */
 
 /* dx = q − p for the first kind, whose shares have the scale in them, else scale·q·(f − mean) with
- * f = log q − log p, or log(q/m) with half the scale. Of the second kind f and mean are over that
- * of the class in which q is largest: nothing is left of the many digits that they have in common.
- */
+ * f = log q − log p, or log(q/2m) with half the scale. f and mean of these are over f of
+ * the class in which q is largest: nothing is left of the many digits that they have in common. */
 typedef struct kl_slope {
     kl_shares shares;
     float scale, mean;
@@ -266,8 +285,8 @@ CPU_INLINE cpu_v slope_of(pare_divergence kind, const kl_slope *k, cpu_v t, cpu_
         return q - share_p(&k->shares, t);
     cpu_v more = log_ratio(&k->shares, t, x), f = -more;
     if (kind == PARE_DIVERGENCE_JS) {
-        cpu_v less = cpu_vabs(more), larger = 0.693147181f - cpu_vlog1p(cpu_vexp_below(-less));
-        f = cpu_pick(cpu_gt(more, cpu_splat(0)), larger - less, larger);
+        cpu_v less = cpu_vabs(more);
+        f = log_share(more, less, cpu_vexp_below(-less)) - k->shares.there;
     }
     cpu_vi none = cpu_eq(q, cpu_splat(0)); /* where q·log q is 0 */
     return cpu_pick(none, q, q * (f - k->mean) * k->scale);
@@ -352,9 +371,11 @@ static void kl_row(const pare_kl_args *a, int64_t i)
     bool reverse = a->divergence == PARE_DIVERGENCE_REVERSE,
          js = a->divergence == PARE_DIVERGENCE_JS;
     kl_parts parts = {0};
-    if (V > 0)
+    kl_slope k = {.mean = 0};
+    if (V > 0) {
         parts = read_sides(reverse ? &x : &t, reverse ? &t : &x, V, inverse);
-    kl_slope k = {.shares = shares_of(&t, &x, inverse), .mean = (float)parts.over};
+        k = (kl_slope){.shares = shares_of(&t, &x, inverse), .mean = (float)parts.over};
+    }
     double kl = parts.kl, scale = (double)a->grad_scale * inverse;
     if (js) {
         double f;

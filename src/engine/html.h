@@ -40,10 +40,11 @@ void pare__plot_scatter(pare__page *page, const pare__scatter *plot);
 
 /* values [rows][cols], NaN: none; row 0 on top. */
 typedef struct pare__heat {
-    const char *title, *label; /* of the colours */
+    const char *title;
     const double *values;
     const char *const *rows, *const *cols;
     size_t row_count, col_count;
+    double most; /* of the colours, which begin at 0; 0: the largest value */
 } pare__heat;
 void pare__plot_heat(pare__page *page, const pare__heat *plot);
 

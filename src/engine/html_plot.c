@@ -277,24 +277,23 @@ void pare__plot_heat(pare__page *page, const pare__heat *p)
 {
     pare__text s = {0};
     size_t count = p->row_count * p->col_count;
-    int cell = p->row_count <= 80 ? 15 : 8;
+    int cell = p->row_count < 8 ? 120 / (int)p->row_count : p->row_count <= 80 ? 15 : 8;
     size_t each = cell < 12 ? 2 : 1; /* rows that a label stands for */
-    double least = INFINITY, most = -INFINITY;
+    double most = p->most;
+    bool any = false;
     for (size_t i = 0; i < count; i++) {
-        least = p->values[i] < least ? p->values[i] : least;
         most = p->values[i] > most ? p->values[i] : most;
+        any = any || isfinite(p->values[i]);
     }
-    if (!(least <= most))
+    if (!any || !isfinite(most))
         return;
     int width = 330 + 26 * (int)p->col_count;
     begin(page, &s, width > 520 ? width : 520, 170 + cell * (int)p->row_count);
     pare__text_add(&s, "unset grid\nunset key\nset border 0\nset tics scale 0\n"
                        "set palette defined (0 '#440154', 0.25 '#3b528b', 0.5 '#21918c', "
                        "0.75 '#5ec962', 1 '#fde725')\n");
-    set_label(&s, "cblabel", p->label);
-    pare__text_add(&s, "set xrange [-0.5:%g]\nset yrange [%g:-0.5]\nset cbrange [%.9g:%.9g]\n",
-                   (double)p->col_count - 0.5, (double)p->row_count - 0.5, least,
-                   most > least ? most : least + 1e-6);
+    pare__text_add(&s, "set xrange [-0.5:%g]\nset yrange [%g:-0.5]\nset cbrange [0:%.9g]\n",
+                   (double)p->col_count - 0.5, (double)p->row_count - 0.5, most > 0 ? most : 1);
     for (size_t c = 0; c < p->col_count; c++) {
         pare__text_add(&s, c ? ", " : "set xtics rotate by 60 right (");
         add_quoted(&s, p->cols[c], LONGEST_NAME);

@@ -34,7 +34,8 @@ static bool of_numbers(const pare__json *axis)
     return numbers;
 }
 
-/* The values of a point with commas between; words: those alone that are no numbers. */
+/* The values of a point with commas between, where there are others; words: those alone that are no
+ * numbers. */
 static char *name_of(const pare__scene *s, const pare__json *row, bool words)
 {
     pare__text text = {0};
@@ -43,12 +44,13 @@ static char *name_of(const pare__scene *s, const pare__json *row, bool words)
     for (size_t a = 0; !pare__is_dense(row) && a < pare__json_size(s->axes); a++) {
         const pare__json *axis = pare__json_at(s->axes, a);
         const char *key = pare__report_string(axis, "name", "");
-        if (!words || !of_numbers(axis))
+        bool one = pare__json_size(pare__json_get(axis, "values")) == 1;
+        if (!one && (!words || !of_numbers(axis)))
             pare__text_add(&text, "%s%s", text.length ? ", " : "",
                            pare__report_string(values, key, "?"));
     }
     if (!text.length)
-        pare__text_add(&text, "%s", pare__is_dense(row) ? "dense" : "points");
+        pare__text_add(&text, "%s", pare__is_dense(row) ? "dense" : words ? "points" : "the point");
     if (pare__text_take(&text, &name) != PARE_OK)
         s->page->out->failed = true;
     return name;
@@ -85,12 +87,29 @@ static bool name_all(pare__scene *s)
 static const struct {
     const char *key, *title, *label;
     double factor;
+    bool scaled; /* in thousands, millions … of what the label begins with */
 } costs[] = {
-    {"sparsity", "sparsity", "share of the weights that are 0", 1},
-    {"bytes", "size", "MB on disk", 1e-6},
-    {"flops_left", "work", "GFLOP of a forward of one sample, products with a zero left out", 1e-9},
-    {"latency", "latency", "ms of a forward of one batch, median, by pare itself", 1e3},
+    {"sparsity", "sparsity", "share of the weights that are 0", 1, false},
+    {"bytes", "size", "B on disk", 1, true},
+    {"flops_left", "work", "FLOP of a forward of one sample, products with a zero left out", 1,
+     true},
+    {"latency", "latency", "ms of a forward of one batch, median, by pare itself", 1e3, false},
 };
+
+/* Divides the dots' costs so that their numbers are short; what the label says then. */
+static const char *scale_costs(pare__dot *dots, size_t count)
+{
+    static const char *const prefixes[] = {"", "k", "M", "G", "T", "P"};
+    double most = 0, unit = 1;
+    size_t p = 0;
+    for (size_t i = 0; i < count; i++)
+        most = dots[i].x > most ? dots[i].x : most;
+    for (; most / unit >= 1000 && p + 1 < sizeof prefixes / sizeof *prefixes; p++)
+        unit *= 1000;
+    for (size_t i = 0; i < count; i++)
+        dots[i].x /= unit;
+    return prefixes[p];
+}
 
 static bool cost_of(const pare__json *row, size_t c, double *value)
 {
@@ -152,7 +171,7 @@ static int by_x(const void *a, const void *b)
 
 static void add_cost(pare__scene *s, size_t c, bool kept, pare__dot *dots)
 {
-    char title[96], label[64];
+    char title[96], label[64], cost[96];
     size_t count = 0;
     for (size_t i = 0; i < s->count; i++) {
         const pare__json *row = pare__json_at(s->points, i);
@@ -163,11 +182,13 @@ static void add_cost(pare__scene *s, size_t c, bool kept, pare__dot *dots)
     if (count < 2)
         return;
     qsort(dots, count, sizeof *dots, by_x);
+    snprintf(cost, sizeof cost, "%s%s", costs[c].scaled ? scale_costs(dots, count) : "",
+             costs[c].label);
     snprintf(title, sizeof title, "%s%s against %s", s->metric, kept ? " kept" : "",
              costs[c].title);
     snprintf(label, sizeof label, "%s%s", s->metric, kept ? " kept, percent of dense" : "");
     pare__plot_scatter(s->page, &(pare__scatter){.title = title,
-                                                 .x_label = costs[c].label,
+                                                 .x_label = cost,
                                                  .y_label = label,
                                                  .dots = dots,
                                                  .count = count,
@@ -277,15 +298,16 @@ static bool fill_heat(const pare__scene *s, const pare__json *layers, const char
     return true;
 }
 
+/* The colours go from 0 to `most`, or to the largest value. */
 static void add_heat(pare__scene *s, const pare__json *layers, const char *key, const char *title,
-                     const char *label)
+                     double most)
 {
     heat h = {0};
     if (!fill_heat(s, layers, key, &h))
         s->page->out->failed = true;
     else if (h.col_count > 0 && h.col_count <= MOST_HEAT)
         pare__plot_heat(s->page, &(pare__heat){.title = title,
-                                               .label = label,
+                                               .most = most,
                                                .values = h.values,
                                                .rows = (const char *const *)h.rows,
                                                .cols = h.cols,
@@ -304,8 +326,8 @@ static void add_layers(pare__scene *s)
     if (!layers || pare__json_size(layers) > MOST_ROWS)
         return;
     pare__text_add(s->page->out, "<h2>Layers</h2>\n<div class=\"plots\">\n");
-    add_heat(s, layers, "error", "Error of each layer's output", "squared error / squared output");
-    add_heat(s, layers, "sparsity", "Sparsity of each layer", "share of its weights that are 0");
+    add_heat(s, layers, "error", "Error of each layer's output: squared error / squared output", 0);
+    add_heat(s, layers, "sparsity", "Sparsity of each layer: share of its weights that are 0", 1);
     pare__text_add(s->page->out, "</div>\n");
 }
 

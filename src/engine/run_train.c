@@ -111,7 +111,7 @@ static pare_status fingerprint(pare__training *t)
                                                   .data = t->digest,
                                                   .sources = t->sources,
                                                   .config = pare_model_config(t->subject.model),
-                                                  .threads = t->bench.threads,
+                                                  .threads = t->world ? 0 : t->bench.threads,
                                                   .be = t->bench.be},
                                 &t->fingerprint));
 done:

@@ -99,8 +99,7 @@ static pare_status create_masks(pare__training *t)
     t->mask_options.chosen = t->chosen;
     t->mask_options.seed = t->train.seed;
     PARE_TRY(pare_masks_create(&t->mask_options, t->subject.model, &t->masks));
-    pare_masks_restart(t->masks, &t->train.curve);
-    return PARE_OK;
+    return pare_masks_restart(t->masks, &t->train.curve);
 }
 
 static pare_status create_others(pare__training *t)
@@ -208,7 +207,7 @@ static pare_status make_cache(pare__training *t, int64_t k, double temperature)
                                                  .teacher = t->teacher.model,
                                                  .be = t->bench.be,
                                                  .dataset = t->dataset,
-                                                 .batch = t->train.batch,
+                                                 .batch = t->teacher_shape.batch,
                                                  .k = k,
                                                  .temperature = temperature,
                                                  .teacher_digest = t->teacher_sources,

@@ -2,6 +2,7 @@
 #include "training.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define MOST_STEPS ((int64_t)1 << 40)
 #define MOST_ACCUMULATED ((int64_t)1 << 20)
@@ -228,7 +229,8 @@ static pare_status open_data(pare__training *t)
     int64_t length = pare_dataset_length(t->dataset);
     if (t->eval_dataset && pare_dataset_length(t->eval_dataset) > length)
         length = pare_dataset_length(t->eval_dataset);
-    t->shape = (pare_model_shape){.batch = t->train.batch,
+    int ranks = t->comm ? pare_comm_facts_of(t->comm)->size : 1; /* each has its part of a batch */
+    t->shape = (pare_model_shape){.batch = t->train.batch / ranks,
                                   .length = length,
                                   .training = true,
                                   .compute = t->train.compute == PARE_BF16 ? PARE_BF16 : PARE_F32};
@@ -245,7 +247,7 @@ pare_eval_options pare__training_eval(const pare__training *t)
     return (pare_eval_options){.model = t->subject.model,
                                .be = t->bench.be,
                                .dataset = t->eval_dataset,
-                               .batch = t->train.batch,
+                               .batch = t->shape.batch,
                                .metrics = t->metrics,
                                .progress = t->options->progress};
 }
@@ -270,12 +272,25 @@ static pare_status open_ranks(pare__training *t)
     return PARE_OK;
 }
 
+/* Ranks of one machine share its processors, unless the launcher has dealt them out: then this
+ * process may use fewer than there are. */
+static pare_status open_bench(pare__training *t)
+{
+    t->own_options = *t->options;
+    if (t->world && t->own_options.threads == 0) {
+        int count = pare_cpu_count(), ranks = pare_comm_facts_of(t->world)->local_size;
+        bool all = count == (int)sysconf(_SC_NPROCESSORS_ONLN);
+        t->own_options.threads = all && count > ranks ? count / ranks : all ? 1 : count;
+    }
+    return pare__bench_open(&t->own_options, &t->bench);
+}
+
 pare_status pare__training_open(pare__training *t, bool plan)
 {
     PARE_TRY(open_ranks(t));
     PARE_TRY(name_files(t));
     PARE_TRY(check_output(t));
-    PARE_TRY(pare__bench_open(t->options, &t->bench));
+    PARE_TRY(open_bench(t));
     if (t->world)
         PARE_TRY(pare_comm_device(t->world, t->bench.be, &t->comm));
     PARE_TRY(open_models(t, plan));

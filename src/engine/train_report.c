@@ -101,25 +101,38 @@ static void add_cache(pare__json *root, const pare__training *t)
     pare__json_set_real(o, "kl_kept", f->kl_kept);
 }
 
+static void add_note(pare__json *list, const char *tensor, const char *note)
+{
+    pare__json *o = pare__json_set_object(list, NULL);
+    pare__json_set_string(o, "tensor", tensor);
+    pare__json_set_string(o, "note", note);
+}
+
+static bool has_buffers(pare_model *model)
+{
+    for (int64_t i = 0; i < pare_model_param_count(model); i++)
+        if (pare_model_param(model, i)->buffer)
+            return true;
+    return false;
+}
+
 /* What a quantiser could not do as it was asked, and what an adapter does not hold. */
 static void add_notes(pare__json *root, const pare__training *t)
 {
     pare__json *list = pare__json_set_array(root, "notes");
     for (int64_t i = 0; t->qat && i < pare_model_param_count(t->subject.model); i++) {
         const char *note = pare_qat_note(t->qat, i);
-        if (!note)
-            continue;
-        pare__json *o = pare__json_set_object(list, NULL);
-        pare__json_set_string(o, "tensor", pare_model_param(t->subject.model, i)->name);
-        pare__json_set_string(o, "note", note);
+        if (note)
+            add_note(list, pare_model_param(t->subject.model, i)->name, note);
     }
-    if (t->lora && t->job->adapter && pare_lora_masked(t->lora)) {
-        pare__json *o = pare__json_set_object(list, NULL);
-        pare__json_set_string(o, "tensor", t->job->adapter);
-        pare__json_set_string(o, "note",
-                              "weights pruned in the base come back where the adapter alone is "
-                              "merged; the output keeps them at 0");
-    }
+    if (t->lora && t->job->adapter && pare_lora_masked(t->lora))
+        add_note(list, t->job->adapter,
+                 "weights pruned in the base come back where the adapter alone is merged; the "
+                 "output keeps them at 0");
+    if (t->lora && t->job->adapter && has_buffers(t->subject.model))
+        add_note(list, t->job->adapter,
+                 "the running statistics of batch norms have moved, which the adapter does not "
+                 "hold; the output does");
 }
 
 static void add_actual(pare__json *root, const pare__training *t, double seconds)

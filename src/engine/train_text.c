@@ -172,8 +172,9 @@ pare_status pare__train_fingerprint(const pare__identity *identity, char **text)
     PARE_TRY_DONE(add_digest(&out, host, "config", identity->config));
     const char *name = pare_backend_name(identity->be);
     name += strncmp(name, "cuda:", 5) == 0 ? strcspn(name, " ") + 1 : 0; /* ranks have one each */
-    pare__text_add(&out, "threads: %d\nbackend: %s, %s\n", identity->threads, name,
-                   pare_cpu_dnnl());
+    if (identity->threads > 0)
+        pare__text_add(&out, "threads: %d\n", identity->threads);
+    pare__text_add(&out, "backend: %s, %s\n", name, pare_cpu_dnnl());
     PARE_TRY_DONE(pare__text_take(&out, text));
 done:
     pare__text_free(&out);

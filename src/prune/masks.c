@@ -113,12 +113,19 @@ double pare_masks_sparsity(const pare_mask_options *options, int64_t step, int64
     return sparsity;
 }
 
-void pare_masks_restart(const pare_masks *masks, pare_curve *curve)
+pare_status pare_masks_restart(const pare_masks *masks, pare_curve *curve)
 {
     pare__mask_times t = pare__mask_times_of(&masks->options, curve->steps);
-    bool rewinds = masks->options.schedule == PARE_MASKS_REWIND;
-    curve->period = rewinds ? t.period : 0;
-    curve->restarts = rewinds ? t.rounds : 0;
+    curve->period = curve->restarts = 0;
+    if (masks->options.schedule != PARE_MASKS_REWIND)
+        return PARE_OK;
+    PARE_TRY(pare__mask_rewind_check(masks, curve->steps));
+    PARE_REQUIRE(curve->warmup <= t.period, PARE_ERR_ARGUMENT,
+                 "%lld steps of warm-up do not fit in a round of %lld steps",
+                 (long long)curve->warmup, (long long)t.period);
+    curve->period = t.period;
+    curve->restarts = t.rounds;
+    return PARE_OK;
 }
 
 /* ---- in every step --------------------------------------------------------------------------- */

@@ -60,6 +60,8 @@ pare_status pare__masks_after(void *state, const pare_train_moment *at);
 /* What schedules share: schedule_iterative.c, schedule_rigl.c. */
 double pare__mask_rounds_sparsity(const pare_mask_options *options, const pare__mask_times *t,
                                   int64_t done);
+/* REWIND: whether a round of so many steps in all reaches the step that it goes back to. */
+pare_status pare__mask_rewind_check(const pare_masks *masks, int64_t steps);
 int64_t pare__mask_exchanges_due(const pare_mask_options *options, const pare__mask_times *t,
                                  int64_t step);
 double pare__mask_final_sparsity(const pare_mask_options *options, const pare__mask_times *t,

@@ -42,15 +42,21 @@ static pare_status copy_values(pare_masks *masks, bool back)
     return PARE_OK;
 }
 
-static pare_status before(pare_masks *masks, const pare_train_moment *at)
+pare_status pare__mask_rewind_check(const pare_masks *masks, int64_t steps)
 {
-    pare__mask_times t = pare__mask_times_of(&masks->options, at->steps);
+    pare__mask_times t = pare__mask_times_of(&masks->options, steps);
     PARE_REQUIRE(
         t.period > masks->options.rewind, PARE_ERR_ARGUMENT,
         "rewind: %lld steps in %lld rounds and the last training leave %lld a round, which "
         "do not reach step %lld: take more steps or fewer rounds",
-        (long long)at->steps, (long long)t.rounds, (long long)t.period,
+        (long long)steps, (long long)t.rounds, (long long)t.period,
         (long long)masks->options.rewind);
+    return PARE_OK;
+}
+
+static pare_status before(pare_masks *masks, const pare_train_moment *at)
+{
+    PARE_TRY(pare__mask_rewind_check(masks, at->steps));
     return at->step == masks->options.rewind ? copy_values(masks, false) : PARE_OK;
 }
 

@@ -181,8 +181,6 @@ static void describe_setup(pare__text *text, const pare_train_setup *setup)
     for (size_t i = 0; i < setup->part_count; i++)
         pare__text_add(text, "part: %s\n%s", setup->parts[i]->name,
                        setup->parts[i]->identity ? setup->parts[i]->identity : "");
-    if (pare__team_of(setup) > 1)
-        pare__text_add(text, "ranks: %d\n", pare__team_of(setup));
 }
 
 /* Which device of a machine is no matter, and ranks have one each. */
@@ -226,10 +224,25 @@ static pare_status whole_fingerprint(const pare_trainer *t, const char *fingerpr
     return pare__text_take(&text, whole);
 }
 
+/* What a training of several ranks does not say, as it goes on with another number of them too:
+ * skips it where the other side does not have it. */
+static bool skips(const char **line, const char *other)
+{
+    static const char threads[] = "threads: ";
+    bool mine = strncmp(*line, threads, sizeof threads - 1) == 0;
+    if (!mine || strncmp(other, threads, sizeof threads - 1) == 0)
+        return false;
+    *line += strcspn(*line, "\n");
+    *line += **line != '\0';
+    return true;
+}
+
 /* Fails with the first line that is not the same. */
 static pare_status compare(const char *path, const char *theirs, const char *ours)
 {
     while (*theirs && *ours) {
+        if (skips(&theirs, ours) || skips(&ours, theirs))
+            continue;
         int a = (int)strcspn(theirs, "\n"), b = (int)strcspn(ours, "\n");
         PARE_REQUIRE(a == b && strncmp(theirs, ours, (size_t)a) == 0, PARE_ERR_EXISTS,
                      "%s is the state of another training: \"%.*s\" there, \"%.*s\" here; go on "

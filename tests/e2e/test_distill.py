@@ -1,5 +1,5 @@
-"""pare distill and retraining: students learn from teachers, masks, steps and factors stay what they
-should be, repeats and resumes with the same bytes, what does not fit is said."""
+"""pare distill and retraining: students learn from teachers, masks, steps and factors stay what
+they should be, repeats and resumes with the same bytes, what does not fit is said."""
 # labels: quick
 import random
 import re
@@ -101,7 +101,8 @@ def a_cache_gives_what_it_was_made_of():
         assert whole["cache"]["bytes_per_unit"] > 0 and whole["cache"]["mass"] > 0.999
         a, b = live["losses"][-1]["loss"], whole["losses"][-1]["loss"]
         assert abs(a - b) < 0.02 * a, (a, b)
-        few = pare_json(*common, "--cache", work / "few.h5", "--cache-k", 8, "-o", work / "few.out.h5")
+        few = pare_json(*common, "--cache", work / "few.h5", "--cache-k", 8, "-o",
+                        work / "few.out.h5")
         assert few["cache"]["mass"] < whole["cache"]["mass"] and few["cache"]["kl_kept"] > 0
         before = (work / "few.h5").read_bytes()
         pare_json(*common, "--cache", work / "few.h5", "--cache-k", 8, "-o", work / "again.h5")
@@ -239,8 +240,8 @@ def what_is_not_ours_stays():
         for more in (("--student", "9x32", "--plan"), ("--student", "2x32")):
             pare(*common, *more, "-o", work / "b", code=2)
             assert (work / "b.student.h5").read_bytes() == before, more
-        for out, more in ((work / "teacher", ()), (work / "teacher/model.safetensors", ())):
-            said = pare(*common, "--student", "2x32", "-o", out, "--overwrite", *more, code=2).stderr
+        for out in (work / "teacher", work / "teacher/model.safetensors"):
+            said = pare(*common, "--student", "2x32", "-o", out, "--overwrite", code=2).stderr
             assert "would lose it" in said, said
         (work / "adapter").mkdir()
         said = pare(*common, "--student", teacher, "--lora", 2, "--adapter", work / "adapter", "-o",

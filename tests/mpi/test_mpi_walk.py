@@ -32,7 +32,7 @@ JOBS = [  # with the ending of the output
     (("quantize", "model", "-o", "{out}", "--method", "smoothquant", "--scheme", "w8a8s",
       "--no-true-sequential", *DATA), ""),
 ]
-STEPS = ("run", "recipe.yaml", "-o", "{out}", "--threads", "1", "--device", "cpu", "--errors")
+STEPS = ("run", "recipe.yaml", "-o", "{out}", "--threads", "1", "--device", "cpu")
 RECIPE = """
 model: model
 data: { calibration: tokens.u16, eval: tokens.u16 }

@@ -1,9 +1,9 @@
 # labels: long
 """What teachers, schedules of masks and training through quantisers are worth, on real data.
 
-Each case is a training (or two in a row) of a student, three seeds, measured on data that it did not
-see; the rows of learning.csv beside this script say what came out: the mean (value) and its spread. Asserted, as
-pairs of cases: what is learned from a teacher beats labels alone; what is retrained keeps its share
+Each case is a training (or two in a row) of a student, three seeds, measured on data that it did
+not see; the rows of learning.csv beside this script say what came out: the mean (value) and its
+spread. Asserted, as pairs of cases: what is learned from a teacher beats labels alone; what is retrained keeps its share
 of the dense value; training through a quantiser keeps more than rounding does.
 
   learning.py [--write] [--seeds N] [CASE ...]    a case: a name below, or the beginning of one
@@ -76,7 +76,8 @@ def distill(place, kind, teacher, out, *args):
 def student(loss, kind, teacher, shape, *args):
     """A student of a shape: labels alone are the loss ce."""
     def do(place, seed, out):
-        distill(place, kind, teacher, out, "--student", shape, "--loss", loss, "--seed", seed, *args)
+        distill(place, kind, teacher, out, "--student", shape, "--loss", loss, "--seed", seed,
+                *args)
     return kind, teacher, do
 
 
@@ -119,7 +120,8 @@ TEACH = ("--temperature", 4)
 CASES = {
     # a student beside the same one trained on labels (or tokens) alone
     "fashion labels": student("ce:1", "fashion", "fashion", SMALL, *FASHION_SHORT),
-    "fashion teacher": student("kl:0.9,ce:0.1", "fashion", "fashion", SMALL, *FASHION_SHORT, *TEACH),
+    "fashion teacher": student("kl:0.9,ce:0.1", "fashion", "fashion", SMALL, *FASHION_SHORT,
+                               *TEACH),
     "cifar labels": student("ce:1", "cifar", "resnet44", "resnet8-tiny", *CIFAR_SHORT),
     "cifar teacher": student("kl:0.9,ce:0.1", "cifar", "resnet44", "resnet8-tiny", *CIFAR_SHORT,
                              *TEACH),
@@ -140,15 +142,16 @@ CASES = {
     "fashion w4t trained": retrained("fashion", "fashion", "--qat", "w4t", "--epochs", 4, "--lr",
                                      0.01, *TEACH),
     "resnet20 w4 rounded": compressed("cifar", "resnet20", "quantize", "--scheme", "w4"),
-    "resnet20 w4 trained": retrained("cifar", "resnet20", "--qat", "w4", "--epochs", 8, "--lr", 0.01,
-                                     *TEACH),
+    "resnet20 w4 trained": retrained("cifar", "resnet20", "--qat", "w4", "--epochs", 8, "--lr",
+                                     0.01, *TEACH),
     # what a transformer learns from (the same student, the same steps)
     "vit labels": student("ce:1", "cifar", "vit_cifar10", "3x64", "--epochs", 20, "--optimizer",
                           "adamw", "--lr", 1e-3, "--warmup", 200),
     "vit outputs": student("kl:1", "cifar", "vit_cifar10", "3x64", "--epochs", 20, "--optimizer",
                            "adamw", "--lr", 1e-3, "--warmup", 200, "--temperature", 2),
     "vit hidden": student("kl:1,hidden:1", "cifar", "vit_cifar10", "3x64", "--epochs", 20,
-                          "--optimizer", "adamw", "--lr", 1e-3, "--warmup", 200, "--temperature", 2),
+                          "--optimizer", "adamw", "--lr", 1e-3, "--warmup", 200, "--temperature",
+                          2),
     "vit relations": student("kl:1,relation:1", "cifar", "vit_cifar10", "3x64", "--epochs", 20,
                              "--optimizer", "adamw", "--lr", 1e-3, "--warmup", 200, "--temperature",
                              2),

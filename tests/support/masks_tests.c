@@ -311,7 +311,11 @@ static void tickets_go_back_to_the_values_of_a_step(void **state)
     masks_run *run = begin(NULL, &o, NULL);
     float *early[MASKS_PARAMS] = {NULL};
     pare_curve curve = {.steps = STEPS};
-    pare_masks_restart(run->masks, &curve);
+    assert_ok(pare_masks_restart(run->masks, &curve));
+    curve.warmup = 11;
+    assert_int_equal(pare_masks_restart(run->masks, &curve), PARE_ERR_ARGUMENT);
+    curve.warmup = 0;
+    assert_ok(pare_masks_restart(run->masks, &curve));
     assert_int_equal(curve.period, 10);
     assert_int_equal(curve.restarts, 3);
     while (run->step < STEPS) {

@@ -146,6 +146,7 @@ static void act_grad_case(ops_run *run, pare_fn fn, pare_dtype dtype, int64_t n,
                                .dx = pare_vector(NULL, dtype, n),
                                .fn = fn};
     ops_output outs[2] = {NUMBERS(act_grad, dx, n, dtype, 2e-6)};
+    outs[0].scale = ops_rms(args.dy.data, dtype, n); /* a slope that is 0 between 1 and less */
     if (how == 1)
         IN_PLACE(outs[0], act_grad, dy);
     ops_expect(run, PARE_OP_act_grad, &args, sizeof args, outs);
@@ -187,6 +188,7 @@ static void glu_grad_case(ops_run *run, pare_fn fn, pare_dtype dtype, int64_t n,
                                .fn = fn};
     ops_output outs[3] = {NUMBERS(glu_grad, da, n, dtype, 2e-6),
                           NUMBERS(glu_grad, db, n, dtype, 2e-6)};
+    outs[0].scale = ops_rms(args.dy.data, dtype, n) * ops_rms(args.b.data, dtype, n);
     if (how > 0)
         IN_PLACE(outs[0], glu_grad, a);
     if (how == 1)

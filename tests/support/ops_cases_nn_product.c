@@ -1,6 +1,8 @@
 /* Rows of gemm, of column sums and of convolutions. */
 #include "ops_harness.h"
 
+#include <math.h>
+
 static const pare_dtype acts[] = {PARE_F32, PARE_BF16};
 
 static size_t element(pare_dtype dtype)
@@ -56,6 +58,11 @@ static void gemm_case_run(ops_run *run, const gemm_case *p, int what, int turn)
     if (what >> 3 & 1)
         args.bias = pare_vector(floats(run, PARE_F32, N), PARE_F32, N);
     ops_output out = output_of(offsetof(pare_gemm_args, c.data), &args.c, args.accumulate);
+    out.scale = sqrt((double)K) * ops_rms(args.a.data, a, M * K) * ops_rms(args.b.data, b, K * N);
+    if (args.accumulate)
+        out.scale += ops_rms(args.c.data, c, M * N);
+    if (args.bias.data)
+        out.scale += ops_rms(args.bias.data, PARE_F32, N);
     if (args.bias.data && c == PARE_BF16) /* the bias may be rounded, too */
         out.device = out.tolerance + 0x1p-8;
     ops_expect(run, PARE_OP_gemm, &args, sizeof args, (ops_output[]){out, {0}});

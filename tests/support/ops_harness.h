@@ -25,6 +25,8 @@ typedef struct ops_output {
      * of the oracle's output), a BF16 output having 2^-8 on top; NaN only equals NaN, Inf itself.
      */
     double tolerance;
+    double scale;  /* in place of the RMS if that is less: the size of what an element is made of,
+                      where little may be left of it */
     double device; /* above 0: the tolerance on a device, where tensor cores round more often */
     pare_dtype dtype;
     /* The backends (not the oracle) get it in the place of an input of as many bytes. */
@@ -67,6 +69,9 @@ int64_t ops_below(ops_run *run, int64_t bound); /* 0 ≤ x < bound */
 /* Memory until the next ops_next(), `shift` elements of `align` bytes behind a 64-byte boundary. */
 void *ops_memory(ops_run *run, size_t bytes, size_t align, size_t shift);
 void ops_next(ops_run *run);
+
+/* Root of the mean square of the finite ones among n numbers. */
+double ops_rms(const void *data, pare_dtype dtype, int64_t n);
 
 /* n elements of F32, F16 or BF16 of a kind; n random bytes; n keys below 2^31, many of them equal.
  */

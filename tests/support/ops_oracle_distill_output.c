@@ -3,17 +3,19 @@
 
 #include <stdlib.h>
 
-/* A row of logits divided by the temperature. */
+/* A row of logits below their largest, divided by the temperature: beside numbers of 10⁴ nothing
+ * would be left of the logarithm of a class that has all but 10⁻¹² of a row. */
 typedef struct row {
     const pare_tensor *x;
     int64_t i;
     double temperature;
+    double top;     /* the largest; 0 if that is not finite */
     double log_sum; /* log Σ e^ of all that count */
 } row;
 
 static double scaled(const row *r, int64_t v)
 {
-    return oracle_get(r->x, r->i * r->x->shape[1] + v) / r->temperature;
+    return (oracle_get(r->x, r->i * r->x->shape[1] + v) - r->top) / r->temperature;
 }
 
 /* Of the classes that are not left out; −Inf of none. */
@@ -37,7 +39,11 @@ static double log_sum_of(const row *r, const char *left_out)
 
 static row row_of(const pare_tensor *x, int64_t i, float temperature)
 {
-    row r = {x, i, temperature != 0 ? (double)temperature : 1, 0};
+    row r = {x, i, temperature != 0 ? (double)temperature : 1, 0, 0};
+    double top = -(double)INFINITY;
+    for (int64_t v = 0; v < x->shape[1]; v++)
+        top = fmax(top, oracle_get(x, i * x->shape[1] + v));
+    r.top = isfinite(top) ? top : 0;
     r.log_sum = log_sum_of(&r, NULL);
     return r;
 }

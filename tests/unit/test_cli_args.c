@@ -119,8 +119,8 @@ static void wrong_options_name_the_nearest(void **state)
 static void options_of_other_commands_are_refused(void **state)
 {
     (void)state;
-    REFUSE("inspect takes no --sparsity, which belongs to: prune train distill", "inspect", "m", "--sparsity",
-           "0.5");
+    REFUSE("inspect takes no --sparsity, which belongs to: prune train distill", "inspect", "m",
+           "--sparsity", "0.5");
     REFUSE("convert takes no --include", "convert", "a", "--include", "x");
     REFUSE("--stats needs a command: one of inspect", "--stats");
 }

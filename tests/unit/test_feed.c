@@ -97,6 +97,7 @@ typedef struct watch {
     volatile int cancel;
     long allocations; /* as of the second batch */
     bool coming;      /* it wants to see them early; then how many have come, the last one, */
+    int64_t each;     /* from one batch's beginning to the next one's; 0: batch */
     int64_t came, refuse_at;
     const pare_batch *next;
     float number; /* its first one; */
@@ -107,7 +108,7 @@ typedef struct watch {
 static pare_status look(void *user, int64_t index, const pare_batch *b)
 {
     watch *w = user;
-    int64_t g = w->first + index * w->batch, left = w->last - g;
+    int64_t g = w->first + index * (w->each ? w->each : w->batch), left = w->last - g;
     assert_true(pthread_equal(pthread_self(), w->caller));
     assert_int_equal(index, w->batches);
     assert_int_equal(b->size, left < w->batch ? left : w->batch);
@@ -155,6 +156,7 @@ static pare_status run(watch *w, const pare_dataset *d, int threads, int ahead, 
     pare_status status = pare_feed_run(sched, "train",
                                        &(pare_feed_options){.dataset = d,
                                                             .batch = w->batch,
+                                                            .each = w->each,
                                                             .first = w->first,
                                                             .last = w->last,
                                                             .ahead = ahead,
@@ -177,6 +179,19 @@ static void every_batch_of_the_stream_comes_in_order(void **state)
             }
         pare_dataset_close(&d);
     }
+}
+
+/* As ranks that share batches out read it: this one has samples 4 to 7 of every 12. */
+static void a_part_of_every_batch_is_made(void **state)
+{
+    fixture *f = *state;
+    pare_dataset *d = open(f, f->path, true);
+    watch w = {.first = 4, .batch = 4, .each = 12, .last = 124, .fail_at = -1, .cancel_at = -1};
+    assert_ok(run(&w, d, 2, 2, 0));
+    assert_int_equal(w.batches, 10);
+    w.each = 3;
+    assert_status(run(&w, d, 2, 2, 0), PARE_ERR_ARGUMENT);
+    pare_dataset_close(&d);
 }
 
 static void an_empty_range_has_no_batches(void **state)
@@ -323,6 +338,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_batch_of_the_stream_comes_in_order),
+        cmocka_unit_test(a_part_of_every_batch_is_made),
         cmocka_unit_test(an_empty_range_has_no_batches),
         cmocka_unit_test(a_failure_of_the_work_ends_it),
         cmocka_unit_test(bad_data_ends_it_after_the_batches_before),

@@ -22,8 +22,8 @@ const struct option_row option_rows[OPTIONS] = {
                      "`layer` and `width` make the model smaller"},
     [OPT_SCOPE] =
         {"scope", 0, "global|layer", KIND_TEXT, "prune train distill", "global layer",
-         "one threshold over all chosen tensors, or one for each; default `global`, of `wanda` and "
-         "`sparsegpt` `layer`; of N:M neither"},
+         "one threshold over all chosen tensors, or one for each; default `global`, of `wanda`, "
+         "`sparsegpt` and masks that move (`--masks`) `layer`; of N:M neither"},
     [OPT_BUDGET] = {"budget", 0, "NAME", KIND_TEXT, "prune", "uniform global owl loss",
                     "how the sparsity is spread over layers: `uniform` and `global` are --scope "
                     "layer and global; of `wanda` and `sparsegpt` also `owl` by outliers, `loss` "

@@ -4,7 +4,8 @@
 # What the program is built with, and what its tests need beside it.
 PARE_BUILD_PACKAGES="build-essential cmake ninja-build pkg-config libhdf5-dev libjansson-dev
     libyaml-dev libxxhash-dev libdnnl-dev zlib1g-dev libopenmpi-dev"
-PARE_TEST_PACKAGES="libcmocka-dev openmpi-bin clang-format-14 python3 python3-venv ca-certificates"
+PARE_TEST_PACKAGES="libcmocka-dev openmpi-bin gnuplot-nox clang-format-14 python3 python3-venv
+    ca-certificates"
 
 # install_packages NAME...: asks apt for those that are missing, as root or through sudo; says
 # which.
