@@ -3,8 +3,9 @@
 
 Each case is a training (or two in a row) of a student, three seeds, measured on data that it did
 not see; the rows of learning.csv beside this script say what came out: the mean (value) and its
-spread. Asserted, as pairs of cases: what is learned from a teacher beats labels alone; what is retrained keeps its share
-of the dense value; training through a quantiser keeps more than rounding does.
+spread. Asserted, as pairs of cases: what is learned from a teacher
+beats labels alone; what is retrained keeps its share of the dense value; training through a
+quantiser keeps more than rounding does.
 
   learning.py [--write] [--seeds N] [CASE ...]    a case: a name below, or the beginning of one
 """

@@ -13,9 +13,14 @@ typedef struct row {
     double log_sum; /* log Σ e^ of all that count */
 } row;
 
+static double logit(const row *r, int64_t v)
+{
+    return oracle_get(r->x, r->i * r->x->shape[1] + v);
+}
+
 static double scaled(const row *r, int64_t v)
 {
-    return (oracle_get(r->x, r->i * r->x->shape[1] + v) - r->top) / r->temperature;
+    return (logit(r, v) - r->top) / r->temperature;
 }
 
 /* Of the classes that are not left out; −Inf of none. */
@@ -42,7 +47,7 @@ static row row_of(const pare_tensor *x, int64_t i, float temperature)
     row r = {x, i, temperature != 0 ? (double)temperature : 1, 0, 0};
     double top = -(double)INFINITY;
     for (int64_t v = 0; v < x->shape[1]; v++)
-        top = fmax(top, oracle_get(x, i * x->shape[1] + v));
+        top = fmax(top, logit(&r, v));
     r.top = isfinite(top) ? top : 0;
     r.log_sum = log_sum_of(&r, NULL);
     return r;
@@ -59,7 +64,7 @@ static int64_t best_of(const row *r)
 {
     int64_t best = 0;
     for (int64_t v = 1; v < r->x->shape[1]; v++) {
-        double now = scaled(r, v), then = scaled(r, best);
+        double now = logit(r, v), then = logit(r, best);
         if (now > then || (isnan(then) && !isnan(now)))
             best = v;
     }
@@ -147,8 +152,8 @@ void oracle_top_k(const pare_top_k_args *a)
         for (int64_t k = 0; k < K; k++) {
             int64_t best = -1; /* a NaN comes behind all others */
             for (int64_t v = 0; v < V; v++)
-                if (!taken[v] && (best < 0 || scaled(&r, v) > scaled(&r, best) ||
-                                  (isnan(scaled(&r, best)) && !isnan(scaled(&r, v)))))
+                if (!taken[v] && (best < 0 || logit(&r, v) > logit(&r, best) ||
+                                  (isnan(logit(&r, best)) && !isnan(logit(&r, v)))))
                     best = v;
             taken[best] = 1;
             ((int32_t *)a->index.data)[i * K + k] = (int32_t)best;
