@@ -142,20 +142,21 @@ static __device__ __forceinline__ int64_t best_place(float best, int64_t place, 
     return first == INT64_MAX ? 0 : first;
 }
 
-/* Brings the threads' readings together. */
-template <int GROUP>
+/* Brings the threads' readings together; Jensen-Shannon has no use for cross. */
+template <pare_divergence KIND, int GROUP>
 static __device__ __forceinline__ void join(kl_reading *r, float c, float *room)
 {
     float a_top = loss_max<GROUP>(r->a_top, room), b_top = loss_max<GROUP>(r->b_top, room);
     /* of equals, any that is the same for all */
     float b_there = loss_max<GROUP>(r->a_top == a_top ? r->b_there : -INFINITY, room);
     move_tops(r, a_top, b_top, b_there, c);
-    r->cross = loss_sum<GROUP>(r->cross, room);
+    if (KIND != PARE_DIVERGENCE_JS)
+        r->cross = loss_sum<GROUP>(r->cross, room);
     r->a = loss_sum<GROUP>(r->a, room);
     r->b = loss_sum<GROUP>(r->b, room);
 }
 
-template <typename T, typename X, int N, int GROUP, bool STUDENT_FIRST>
+template <pare_divergence KIND, typename T, typename X, int N, int GROUP>
 static __device__ __forceinline__ kl_reading read_rows(const kl_rows<T, X> &a, int64_t i, float c,
                                                        float *room)
 {
@@ -169,12 +170,12 @@ static __device__ __forceinline__ kl_reading read_rows(const kl_rows<T, X> &a, i
         }
 #pragma unroll
         for (int turn = 0; turn < 2; turn++)
-            if (STUDENT_FIRST)
+            if (KIND != PARE_DIVERGENCE_FORWARD)
                 read_pairs(&r, x[turn], t[turn], v + turn * GROUP * N, c, a.same != NULL);
             else
                 read_pairs(&r, t[turn], x[turn], v + turn * GROUP * N, c, a.same != NULL);
     }
-    join<GROUP>(&r, c, room);
+    join<KIND, GROUP>(&r, c, room);
     return r;
 }
 
@@ -345,10 +346,9 @@ template <pare_divergence KIND, typename T, typename X, int N, int GROUP>
 static __device__ __forceinline__ void kl_row(const kl_rows<T, X> &a, int64_t i, float *room,
                                               int64_t *places)
 {
-    constexpr bool FORWARD = KIND == PARE_DIVERGENCE_FORWARD;
     const float c = a.inverse * LOSS_LOG2E; /* e^(t/temperature) is 2^(c·t) */
     const bool first = threadIdx.x % GROUP == 0;
-    const kl_reading r = read_rows<T, X, N, GROUP, !FORWARD>(a, i, c, room);
+    const kl_reading r = read_rows<KIND, T, X, N, GROUP>(a, i, c, room);
     if (a.same) {
         bool same = best_place<GROUP>(r.a_best, r.a_place, room, places) ==
                     best_place<GROUP>(r.b_best, r.b_place, room, places);
@@ -364,7 +364,7 @@ static __device__ __forceinline__ void kl_row(const kl_rows<T, X> &a, int64_t i,
         rest = (float)-less;
     }
     kl_shares k = {r.b_top, r.a_top, 1.0f / r.b, 1.0f / r.a, c, a.inverse, 0.0f, 0.0f};
-    if (FORWARD)
+    if (KIND == PARE_DIVERGENCE_FORWARD)
         k = {r.a_top, r.b_top, 1.0f / r.a, 1.0f / r.b, c, a.inverse, 0.0f, 0.0f};
     if (KIND == PARE_DIVERGENCE_REVERSE) {
         k.t_top = against(r.b_there);

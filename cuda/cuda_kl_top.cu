@@ -130,11 +130,11 @@ template <typename T, int GROUP>
 static __device__ __forceinline__ double log_all(const kept_rows<T> &a, int64_t i, double log_rest,
                                                  float *room, double *rooms)
 {
-    float most = (float)log_rest;
+    float most = -INFINITY;
     double sum = 0;
     for (int64_t k = threadIdx.x % GROUP; k < a.K; k += GROUP)
         most = fmaxf(most, (float)kept_logit(a, i, k));
-    const double top = (double)loss_max<GROUP>(most, room);
+    const double top = fmax(log_rest, (double)loss_max<GROUP>(most, room));
     for (int64_t k = threadIdx.x % GROUP; k < a.K; k += GROUP)
         sum += exp(kept_logit(a, i, k) - top);
     return top + log(loss_sum<GROUP>(sum, rooms) + exp(log_rest - top));

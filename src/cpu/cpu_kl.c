@@ -5,13 +5,11 @@
  * then Σ e^a and Σ e^b against the largest so far, the sums scaled down whenever one grows, and Σ
  * e^a·(a − b) against the class in which a is largest: where a is all but sure of it, the sum is
  * what little the others have. a is the teacher's row, b the student's, the other way round for the
- * reverse divergence.
- * Jensen-Shannon takes the difference of two probabilities in their mean, d = (p − q)/(p + q),
- * which wants both sums: a second reading adds up m·((1 + d)·log(1 + d) + (1 − d)·log(1 − d)), no
- * term of which is negative. A last reading writes the gradient, that of a class with more
- * than half of q as what the others leave. Sums of a block are sixteen f32 lanes, those of a row
- * and its logarithms are f64. Bound by memory, Jensen-Shannon by its
- * logarithms.
+ * reverse divergence. Jensen-Shannon takes the difference of two probabilities in their mean, d =
+ * (p − q)/(p + q), which wants both sums: a second reading adds up m·((1 + d)·log(1 + d) + (1 −
+ * d)·log(1 − d)), no term of which is negative. A last reading writes the gradient, that of a class
+ * with more than half of q as what the others leave. Sums of a block are sixteen f32 lanes, those
+ * of a row and its logarithms are f64. Bound by memory, Jensen-Shannon by its logarithms.
  */
 #include "cpu_loss.h"
 #include "cpu_math.h"
@@ -271,8 +269,8 @@ static double read_js(const side *t, const side *x, const kl_shares *shares, int
 /* ---- gradient -------------------------------------------------------------------------------- */
 
 /* dx = q − p for the first kind, whose shares have the scale in them, else scale·q·(f − mean) with
- * f = log q − log p, or log(q/2m) with half the scale. f and mean of these are over f of
- * the class in which q is largest: nothing is left of the many digits that they have in common. */
+ * f = log q − log p, or log(q/2m) with half the scale. f and mean of these are over f of the class
+ * in which q is largest: nothing is left of the many digits that they have in common. */
 typedef struct kl_slope {
     kl_shares shares;
     float scale, mean;

@@ -2,6 +2,8 @@
  * was in, which continues by itself. */
 #include "grid_impl.h"
 
+#include "pare/comm.h"
+
 #include "html.h"
 #include "steps.h"
 
@@ -469,6 +471,19 @@ done:
     return status;
 }
 
+/* Ranks would all do every point. */
+static pare_status alone(void)
+{
+    pare_comm *world = NULL;
+    PARE_TRY(pare_comm_world(&world));
+    int ranks = pare_comm_facts_of(world)->size;
+    pare_comm_free(&world);
+    PARE_REQUIRE(ranks == 1, PARE_ERR_ARGUMENT,
+                 "a sweep is one process, this is one of %d: start it without mpirun or srun",
+                 ranks);
+    return PARE_OK;
+}
+
 pare_status pare_grid_run(const pare_grid *sweep, const char *folder,
                           const pare_run_options *options, pare_report **report)
 {
@@ -477,6 +492,7 @@ pare_status pare_grid_run(const pare_grid *sweep, const char *folder,
     PARE_REQUIRE(sweep && folder && options && report, PARE_ERR_ARGUMENT, "sweep: NULL argument");
     *report = NULL;
     PARE_REQUIRE(*folder, PARE_ERR_ARGUMENT, "sweep: the folder has no name: give -o DIR");
+    PARE_TRY(alone());
     PARE_TRY_DONE(pare__calloc(sweep->point_count, sizeof *w.rows, &w.rows));
     PARE_TRY_DONE(begin(&w));
     for (size_t i = 0; i < sweep->point_count; i++) {

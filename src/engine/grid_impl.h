@@ -42,7 +42,7 @@ struct pare_grid {
     pare__point *points; /* the dense ones first */
     size_t point_count, point_capacity, dense_count;
     bool keep;              /* checkpoints of points stay */
-    int64_t batch, repeats; /* of the latency; batch 0: by the model */
+    int64_t batch, repeats; /* of the latency; batch 0: by the model; repeats 0: not measured */
 };
 
 /* The last eval step of a recipe, or NULL. */

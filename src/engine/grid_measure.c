@@ -234,7 +234,7 @@ static pare_status measure(bed *b, pare__json *row)
     PARE_TRY(add_zeros(b, row));
     if (b->dataset || !facts->tokens)
         PARE_TRY(add_flops(b, row));
-    if (b->dataset)
+    if (b->dataset && b->sweep->repeats)
         PARE_TRY(add_latency(b, row));
     return PARE_OK;
 }

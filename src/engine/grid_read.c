@@ -155,7 +155,7 @@ static void read_settings(pare_grid *s, pare__problems *problems)
         if (f.value[BATCH])
             pare__read_count(problems, f.value[BATCH], "batch", 1, &s->batch);
         if (f.value[REPEATS_KEY])
-            pare__read_count(problems, f.value[REPEATS_KEY], "repeats", 1, &s->repeats);
+            pare__read_count(problems, f.value[REPEATS_KEY], "repeats", 0, &s->repeats);
     }
     pare__yaml_free(&map);
 }

@@ -214,15 +214,17 @@ typedef struct plane {
     size_t count;
 } plane;
 
-/* Whether no other point is as good in both and better in one. */
+#define SAME_COST 0.005 /* share of a cost by which points may differ and cost the same */
+
+/* Whether no other point is better and costs no more, or costs less and is as good. */
 static bool is_front(const plane *p, size_t at)
 {
-    double cost = p->cost[at], quality = p->quality[at];
+    double cost = p->cost[at], quality = p->quality[at], same = SAME_COST * fabs(cost);
     if (isnan(cost) || isnan(quality))
         return false;
     for (size_t i = 0; i < p->count; i++)
-        if (p->cost[i] <= cost && p->quality[i] >= quality &&
-            (p->cost[i] < cost || p->quality[i] > quality))
+        if ((p->quality[i] > quality && p->cost[i] <= cost + same) ||
+            (p->quality[i] >= quality && p->cost[i] < cost - same))
             return false;
     return true;
 }

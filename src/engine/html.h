@@ -75,6 +75,8 @@ void pare__html_sweep(pare__page *page, const pare__json *root);
 bool pare__is_dense(const pare__json *row);
 bool pare__is_done(const pare__json *row);
 bool pare__on_front(const pare__json *row, const char *cost);
+/* Whether one of the points has a latency. */
+bool pare__any_latency(const pare__scene *scene);
 
 /* ---- html_points.c --------------------------------------------------------------------------- */
 

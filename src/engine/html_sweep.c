@@ -144,6 +144,14 @@ bool pare__on_front(const pare__json *row, const char *cost)
     return false;
 }
 
+bool pare__any_latency(const pare__scene *s)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (pare__json_is_object(pare__json_get(pare__json_at(s->points, i), "latency")))
+            return true;
+    return false;
+}
+
 static bool any_kept(const pare__scene *s)
 {
     double value;
@@ -409,10 +417,11 @@ static void add_top(const pare__scene *s)
         (long long)pare__report_int(sum, "not possible"),
         (long long)pare__report_int(sum, "failed"), (long long)pare__report_int(sum, "to do"),
         pare__time_text(pare__report_real(sum, "seconds"), seconds, sizeof seconds));
-    pare__text_add(out, "<p class=\"note\">Latency is that of pare's own forward in F32, which "
-                        "decodes weights: scattered zeros and fewer bits save no time there, a "
-                        "smaller model does. The output layer of language models is not in "
-                        "it.</p>\n");
+    if (pare__any_latency(s))
+        pare__text_add(out, "<p class=\"note\">Latency is that of pare's own forward in F32, which "
+                            "decodes weights: scattered zeros and fewer bits save no time there, a "
+                            "smaller model does. The output layer of language models is not in "
+                            "it.</p>\n");
 }
 
 void pare__html_sweep(pare__page *page, const pare__json *root)

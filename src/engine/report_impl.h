@@ -182,8 +182,8 @@
  *       latency: { seconds,         median of `forwards` of one batch
  *                  batch, length|null, forwards, threads, device }|null,
  *       peak_memory, seconds,
- *       front: [ "sparsity" "bytes" "flops_left" "latency" ],    where no other point is as good
- *                                   and as cheap
+ *       front: [ "sparsity" "bytes" "flops_left" "latency" ],    where no other point is better
+ *                                   and costs no more than half a percent more
  *       layers: [ { name, weights, sparsity, error|null } ],
  *       training: [ { step: "train" "distill", losses: as of train } ]|null
  *     } ]

@@ -270,6 +270,7 @@ static pare_status train(const pare__stage *stage, const pare_run_options *optio
         job.model = (pare_model_choice){.checkpoint = recipe->model, .arch = recipe->arch};
     job.output = recipe->output;
     job.max_shard_size = recipe->max_shard_size;
+    job.train.seed = job.data.seed = recipe->seed; /* --seed may stand above the recipe's */
     return pare_train(&job, plan, options, report);
 }
 
@@ -294,12 +295,25 @@ pare_status pare__stage_do(const pare__stage *stage, const pare_run_options *opt
                 : pare__stage_run(&stage->recipe, options, ranks, report);
 }
 
+/* All in the run's folder is its own, but an adapter lies where it was asked for. */
+static pare_status check_adapter(const pare__chain *chain, const pare__stage *stage)
+{
+    const pare_train_job *job;
+    if (stage->kind != PARE__STAGE_TRAIN || chain->options->overwrite)
+        return PARE_OK;
+    PARE_TRY(pare_train_step_job(stage->step.train, &job));
+    PARE_REQUIRE(!job->adapter || !pare__exists(job->adapter), PARE_ERR_EXISTS,
+                 "%s exists: choose another name, or give --overwrite", job->adapter);
+    return PARE_OK;
+}
+
 pare_status pare__chain_plan(const pare__chain *chain, size_t i, pare_report **report)
 {
     pare__stage stage = chain->stages[i];
     pare_run_options options = *chain->options;
     pare__text name = {0};
     char *place = NULL;
+    PARE_TRY(check_adapter(chain, &stage));
     stage.recipe.steps = &stage.step;
     stage.recipe.model = chain->recipe->model;
     stage.recipe.arch = chain->recipe->arch;

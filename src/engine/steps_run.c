@@ -341,7 +341,11 @@ static pare_status check_all(const pare__chain *chain, size_t done)
 {
     for (size_t i = 0; i < chain->count; i++) {
         pare_report *plan = NULL;
-        if (i < done && !chain->stages[i].last)
+        PARE_REQUIRE(i >= done || !chain->stages[i].last || chain->options->overwrite ||
+                         !pare__exists(chain->output),
+                     PARE_ERR_EXISTS, "%s exists: choose another output, or give --overwrite",
+                     chain->output);
+        if (i < done) /* what it wrote beside its output is there */
             continue;
         PARE_TRY(pare__chain_plan(chain, i, &plan));
         pare_report_free(&plan);

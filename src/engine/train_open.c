@@ -282,6 +282,8 @@ static pare_status open_bench(pare__training *t)
         bool all = count == (int)sysconf(_SC_NPROCESSORS_ONLN);
         t->own_options.threads = all && count > ranks ? count / ranks : all ? 1 : count;
     }
+    if (t->world)
+        pare__device_spread(t->world, &t->own_options.device, t->device);
     return pare__bench_open(&t->own_options, &t->bench);
 }
 

@@ -297,6 +297,8 @@ static void close_memory(pare__walker *w)
     w->arena = w->staging = w->hidden_in = NULL;
     free(w->stats);
     w->stats = NULL;
+    if (w->comm && w->comm != w->job->ranks)
+        w->moved = pare_comm_traffic_of(w->comm);
     pare_comm_free(&w->comm);
     pare_backend_free(&w->be);
 }

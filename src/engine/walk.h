@@ -81,8 +81,10 @@ struct pare__walker {
 
     /* while it works */
     pare_backend *be;
-    pare_comm *comm;     /* of several processes: for the backend's memory */
-    int64_t device_free; /* bytes, before it began */
+    pare_comm *comm;          /* of several processes: for the backend's memory */
+    pare_comm_traffic before; /* what had gone between them when this began */
+    pare_comm_traffic moved;  /* by comm, where that is one of its own */
+    int64_t device_free;      /* bytes, before it began */
     pare_model *block;
     int64_t at;            /* its index */
     int64_t done;          /* blocks done */

@@ -441,6 +441,8 @@ pare_status pare__walker_open(pare__job *job)
     pare__walker *w = job->walker;
     w->job = job;
     w->calibration = &job->recipe->steps[0].calibration;
+    if (job->ranks)
+        w->before = pare_comm_traffic_of(job->ranks);
     w->threads = job->options->threads ? job->options->threads : pare_cpu_count();
     w->hidden[0] = w->hidden[1] = w->result = -1;
     PARE_TRY(fill(w));

@@ -81,9 +81,10 @@ static void add_ranks(const pare__walker *w, bool ran, pare__json *root)
     if (!ran)
         return;
     pare_comm_traffic traffic = pare_comm_traffic_of(ranks);
-    pare__json_set_int(o, "bytes", traffic.bytes);
-    pare__json_set_real(o, "seconds", traffic.seconds);
-    pare__json_set_real(o, "exposed_seconds", traffic.exposed);
+    pare__json_set_int(o, "bytes", traffic.bytes - w->before.bytes + w->moved.bytes);
+    pare__json_set_real(o, "seconds", traffic.seconds - w->before.seconds + w->moved.seconds);
+    pare__json_set_real(o, "exposed_seconds",
+                        traffic.exposed - w->before.exposed + w->moved.exposed);
 }
 
 /* "sparsegpt 2:4, gptq w4g32" */

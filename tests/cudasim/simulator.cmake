@@ -75,4 +75,9 @@ if(PARE_CLI_SOURCES)
     pare_test(${name} "quick;cudasim" 900
       env PARE=$<TARGET_FILE:pare_cudasim_cli> bash ${script})
   endforeach()
+  if(TARGET test_cuda_comm AND COMMAND mpi_test)
+    pare_test(mpi_cuda_walk "quick;cudasim;mpi" 900
+      env PARE=$<TARGET_FILE:pare_cudasim_cli> CUDASIM_DEVICES=2
+      ${PARE_TEST_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/mpi/test_mpi_walk.py --cuda)
+  endif()
 endif()

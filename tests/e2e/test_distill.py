@@ -247,6 +247,17 @@ def what_is_not_ours_stays():
         said = pare(*common, "--student", teacher, "--lora", 2, "--adapter", work / "adapter", "-o",
                     work / "c", code=2).stderr
         assert "adapter exists" in said and not list(work.glob("c*")), said
+        (work / "recipe.yaml").write_text("""
+model: teacher
+steps:
+  - train:    { data: t.u16, seq_len: 16, steps: 2, lora: 2, adapter: adapter }
+  - quantize: { scheme: w8 }
+""")
+        said = pare("run", "recipe.yaml", "-o", "d.h5", cwd=work, code=2).stderr
+        assert "adapter exists" in said and (work / "adapter").is_dir(), said
+        (work / "adapter").rmdir()
+        pare("run", "recipe.yaml", "-o", "d.h5", cwd=work)
+        assert (work / "adapter/adapter_config.json").exists()
 
 
 def pruned_while_trained_then_rounded_is_still_pruned():
