@@ -156,8 +156,7 @@ static pare_status fill(const pare__chain *chain, pare_report **stages, pare__js
     for (size_t i = 0; i < chain->count; i++) {
         pare__json *step = pare__json_set(steps, NULL, pare__json_copy(stages[i]->root));
         pare__json_remove(step, "version");
-        if (chain->stages[i].kind != PARE__STAGE_EVAL &&
-            chain->stages[i].kind != PARE__STAGE_TRAIN)
+        if (chain->stages[i].kind != PARE__STAGE_EVAL && chain->stages[i].kind != PARE__STAGE_TRAIN)
             continue;
         pare__json_remove(step, "steps"); /* a training's are a number */
         pare_recipe alone = chain->stages[i].recipe;

@@ -10,8 +10,9 @@
  */
 #include "training.h"
 
-#define RATE 400e12 /* FLOP/s of bf16 products in a training: about 40 % of the 989e12 published   \
-                     */
+#define RATE                                                                                       \
+    400e12 /* FLOP/s of bf16 products in a training: about 40 % of the 989e12 published            \
+            */
 #define F32_RATE 30e12    /* of f32 (TF32 apart): about half of 67e12 */
 #define NVLINK 360e9      /* bytes/s a direction that collectives reach of 450e9 published */
 #define NETWORK 45e9      /* of 50e9: 400 Gbit/s a GPU */

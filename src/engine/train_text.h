@@ -15,7 +15,7 @@ typedef struct pare__identity {
     const char *recipe, *data; /* texts */
     const char *sources;       /* digests of the source's tensors */
     const char *config;        /* of the model, or NULL */
-    int threads; /* 0: several ranks, of which there may be more or fewer next time */
+    int threads;               /* 0: several ranks, of which there may be more or fewer next time */
     pare_backend *be;
 } pare__identity;
 

@@ -20,7 +20,7 @@ typedef struct pare__training {
     const pare_run_options *options;
     pare_run_options own_options; /* with this rank's share of threads and devices */
     char device[24];
-    pare_train_options train;     /* with steps and batch decided */
+    pare_train_options train; /* with steps and batch decided */
     pare__bench bench;
     pare_comm *world, *comm;  /* processes; and what gradients go through, NULL: alone */
     pare_model_choice choice; /* what learns: the job's model, or the student made of the teacher */
