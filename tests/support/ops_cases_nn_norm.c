@@ -200,11 +200,11 @@ static void batch_norm_grad_case(ops_run *run, const grad_case *k)
         args.y = pare_matrix(numbers(run, dtype, n, 1, 0), dtype, s.rows, C);
     /* of one row dx is what little is left of terms near 1, but for frozen statistics */
     double within = k->frozen ? 1e-6 : s.rows == 1 ? 1e-3 : 1e-5;
-    /* a single sum may be what is left of 513 terms near 1 */
-    double sums = C == 1 ? 1e-4 : 1e-5;
     ops_output outs[5] = {NUMBERS(batch_norm_grad, dx, n, dtype, within),
-                          NUMBERS(batch_norm_grad, dgamma, C, PARE_F32, sums),
-                          NUMBERS(batch_norm_grad, dbeta, C, PARE_F32, sums)};
+                          NUMBERS(batch_norm_grad, dgamma, C, PARE_F32, 1e-5),
+                          NUMBERS(batch_norm_grad, dbeta, C, PARE_F32, 1e-5)};
+    /* a sum of many terms may be all but nothing, and so may all of them be */
+    outs[1].scale = outs[2].scale = sqrt((double)s.rows) * ops_rms(args.dy.data, dtype, n);
     outs[1].keeps = outs[2].keeps = k->accumulate;
     outs[0].in_place = k->in_place;
     outs[0].input = offsetof(pare_batch_norm_grad_args, dy.data);
