@@ -297,7 +297,7 @@ cudaError_t cudaGetDevice(int *device)
     *device = current;
     return cudaSuccess;
 }
-cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device)
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int)
 {
     CALL;
     memset(properties, 0, sizeof *properties);
