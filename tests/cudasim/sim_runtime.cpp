@@ -8,6 +8,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <memory>
 #include <set>
 #include <thread>
 
@@ -19,10 +20,12 @@ struct CUstream_st {
     std::deque<std::function<bool()>> queue;
     int64_t done, put; /* pieces of work run, and put on it */
 };
+using moment = std::chrono::steady_clock::time_point;
+
 struct CUevent_st {
     cudaStream_t stream;
-    int64_t mark; /* it is over when so many pieces are done */
-    std::chrono::steady_clock::time_point time;
+    int64_t mark;                 /* it is over when so many pieces are done */
+    std::shared_ptr<moment> time; /* the stream's too: an event may go before it comes */
 };
 
 namespace
@@ -534,7 +537,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
 {
     CALL;
     (void)flags;
-    *event = new CUevent_st{nullptr, 0, {}};
+    *event = new CUevent_st{nullptr, 0, std::make_shared<moment>()};
     return cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t *event)
@@ -552,7 +555,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     CALL;
     event->stream = real(stream);
     event->mark = event->stream->put + 1;
-    sim_enqueue(stream, [event] { event->time = std::chrono::steady_clock::now(); });
+    sim_enqueue(stream, [time = event->time] { *time = std::chrono::steady_clock::now(); });
     return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
@@ -574,14 +577,17 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     (void)flags;
     cudaStream_t other = event->stream;
     int64_t mark = event->mark;
-    if (other)
-        sim_enqueue_try(stream, [other, mark] { return drain_to(other, mark); });
+    bool named = streams.count(other);
+    if (other) /* one that was destroyed meanwhile had come to its end */
+        sim_enqueue_try(stream, [other, mark, named] {
+            return (named && !streams.count(other)) || drain_to(other, mark);
+        });
     return cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEvent_t end)
 {
     CALL;
-    *milliseconds = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
+    *milliseconds = std::chrono::duration<float, std::milli>(*end->time - *begin->time).count();
     return cudaSuccess;
 }
 

@@ -76,7 +76,7 @@ if(PARE_CLI_SOURCES)
       env PARE=$<TARGET_FILE:pare_cudasim_cli> bash ${script})
   endforeach()
   if(TARGET test_cuda_comm AND COMMAND mpi_test)
-    pare_test(mpi_cuda_walk "quick;cudasim;mpi" 900
+    pare_test(e2e_mpi_cuda_walk "quick;cudasim;mpi" 900
       env PARE=$<TARGET_FILE:pare_cudasim_cli> CUDASIM_DEVICES=2
       ${PARE_TEST_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/mpi/test_mpi_walk.py --cuda)
   endif()

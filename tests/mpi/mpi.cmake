@@ -29,9 +29,9 @@ if(TARGET pare_cli)
   pare_test(e2e_ranks "quick;mpi" 600 env PARE=$<TARGET_FILE:pare_cli>
             bash ${CMAKE_CURRENT_SOURCE_DIR}/mpi/e2e_ranks.sh)
   set_tests_properties(e2e_ranks PROPERTIES PROCESSORS 2)
-  pare_test(mpi_walk "quick;mpi" 600 env PARE=$<TARGET_FILE:pare_cli>
+  pare_test(e2e_mpi_walk "quick;mpi" 600 env PARE=$<TARGET_FILE:pare_cli>
             ${PARE_TEST_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/mpi/test_mpi_walk.py)
-  pare_test(mpi_walk_long "long;mpi" 3600 env PARE=$<TARGET_FILE:pare_cli>
+  pare_test(e2e_mpi_walk_long "long;mpi" 3600 env PARE=$<TARGET_FILE:pare_cli>
             ${PARE_TEST_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/mpi/test_mpi_walk.py --long)
-  set_tests_properties(mpi_walk mpi_walk_long PROPERTIES PROCESSORS 4)
+  set_tests_properties(e2e_mpi_walk e2e_mpi_walk_long PROPERTIES PROCESSORS 4)
 endif()
