@@ -188,7 +188,7 @@ static pare_status until(nccl_line *l, cudaEvent_t event)
 }
 
 /* After a failure the others' devices may wait for this one's: NCCL takes its work off this one,
- * which then can go on with something else; what is ours runs out, as the buffers are the caller's. */
+ * which then can go on with something else; what is ours runs out: the buffers are the caller's. */
 static pare_status settle(nccl_line *l, pare_status status)
 {
     if (status != PARE_OK && !l->broken) {
