@@ -72,7 +72,10 @@ def killed_trainings_end_with_the_same_bytes():
         kills, state = 0, work / "cut.h5.train.h5"
 
         def stamp():
-            return state.stat().st_mtime_ns if state.exists() else None
+            try:
+                return state.stat().st_mtime_ns
+            except FileNotFoundError:  # not yet, or just becoming the one before
+                return None
 
         for _ in range(8):  # each some steps behind a state of its own
             before = stamp()
