@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from support import PARE, folder, main, pare, pare_json, read, tensor, tree, write_directory
+from support import PARE, folder, main, pare, pare_json, read, tensor, tree, watched, write_directory
 from models import LLAMA, llama_tensors
 from test_train import CNN, images
 
@@ -17,13 +17,13 @@ SMALL = {**LLAMA, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers
          "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64}
 
 
-def smooth(path):
+def smooth(path, config=SMALL):
     """A decoder of plain random weights (llama_tensors' own are awkward on purpose)."""
     rng = np.random.default_rng(5)
     tensors = {name: tensor("F32", rng.standard_normal(t.shape).astype(np.float32) *
                             np.float32(0.3) if len(t.shape) > 1 else np.ones(t.shape, np.float32))
-               for name, t in llama_tensors(config=SMALL).items()}
-    write_directory(path, tensors, SMALL)
+               for name, t in llama_tensors(config=config).items()}
+    write_directory(path, tensors, config)
     return path
 
 
@@ -46,6 +46,22 @@ def a_student_comes_closer_to_its_teacher():
                                    data, "--seq-len", 16, "--metric", "kld")["kld"]
         assert kld[80] < 0.6 * kld[1], kld
         return str(kld)
+
+
+def a_vocabulary_of_logits_never_stands_in_memory():
+    """From 1024 to 4096 tokens of 16,000 words a step needs more activations; the logits of one
+    model alone, or their probabilities, would be another 187 MiB."""
+    large = {**SMALL, "vocab_size": 16000, "num_hidden_layers": 2}
+    with folder() as work:
+        teacher, data = smooth(work / "teacher", large), tokens(work / "t.u16", 8193)
+        peak = {}
+        for batch in (16, 64):
+            peak[batch] = watched("distill", "--teacher", teacher, "--student", "1x32", "--data",
+                                  data, "--loss", "kl", "--seq-len", 64, "--batch", batch,
+                                  "--steps", 2, "--lr", 1e-3, "-o", work / f"{batch}.h5")
+        grown, logits = peak[64] - peak[16], (4096 - 1024) * 16000 * 4
+        assert grown < 0.15 * logits, (peak, grown, logits)
+        return f"{grown >> 20} of {logits >> 20} MiB"
 
 
 def every_loss_and_init_of_a_decoder_learns():
@@ -408,6 +424,7 @@ steps:
 
 
 main([a_student_comes_closer_to_its_teacher,
+      a_vocabulary_of_logits_never_stands_in_memory,
       every_loss_and_init_of_a_decoder_learns,
       networks_learn_from_labels_and_from_a_teacher,
       a_cache_gives_what_it_was_made_of,

@@ -71,11 +71,19 @@ class Place:
 def distill(place, kind, teacher, out, *args):
     checkpoint, arch = place.teacher(teacher)
     teach = ["--teacher", checkpoint, *(["--teacher-arch", arch[1]] if arch else [])]
-    return run("distill", *teach, *place.train[kind], *args, "-o", out)
+    return run("distill", *teach, "--teacher-precision", "bf16", *place.train[kind], *args, "-o",
+               out)
+
+
+def labels(kind, teacher, shape, *args):
+    """A student that no teacher helps."""
+    def do(place, seed, out):
+        run("train", shape, *place.train[kind], *args, "--seed", seed, "-o", out)
+    return kind, teacher, do
 
 
 def student(loss, kind, teacher, shape, *args):
-    """A student of a shape: labels alone are the loss ce."""
+    """A student of a shape, or cut out of the teacher."""
     def do(place, seed, out):
         distill(place, kind, teacher, out, "--student", shape, "--loss", loss, "--seed", seed,
                 *args)
@@ -89,9 +97,8 @@ def retrained(kind, teacher, *args, loss="kl:1"):
         start = place.folder / f"{teacher}-start.h5"
         if not start.exists():
             run("convert", checkpoint, "-o", start)
-        more = ["--teacher-arch", arch[1], "--arch", arch[1]] if arch else []
-        run("distill", "--teacher", checkpoint, *more, *place.train[kind], "--student", start,
-            "--loss", loss, "--seed", seed, *args, "-o", out)
+        distill(place, kind, teacher, out, *arch, "--student", start, "--loss", loss, "--seed",
+                seed, *args)
     return kind, teacher, do
 
 
@@ -114,16 +121,17 @@ def recovered(kind, teacher, compress, *args, loss="kl:1"):
 
 
 FASHION_SHORT = ("--epochs", 8, "--lr", 0.05, "--warmup", 200)
-CIFAR_SHORT = ("--epochs", 25, "--lr", 0.1, "--warmup", 100)
+CIFAR_SHORT = ("--epochs", 20, "--lr", 0.1, "--warmup", 100)
 STORIES = ("--steps", 600, "--lr", 2e-3, "--warmup", 30)
-TEACH = ("--temperature", 4)
+VIT_SHORT = ("--epochs", 15, "--optimizer", "adamw", "--lr", 1e-3, "--warmup", 200)
+TEACH, TEACH_VIT = ("--temperature", 4), ("--temperature", 2)
 
 CASES = {
     # a student beside the same one trained on labels (or tokens) alone
-    "fashion labels": student("ce:1", "fashion", "fashion", SMALL, *FASHION_SHORT),
+    "fashion labels": labels("fashion", "fashion", SMALL, *FASHION_SHORT),
     "fashion teacher": student("kl:0.9,ce:0.1", "fashion", "fashion", SMALL, *FASHION_SHORT,
                                *TEACH),
-    "cifar labels": student("ce:1", "cifar", "resnet44", "resnet8-tiny", *CIFAR_SHORT),
+    "cifar labels": labels("cifar", "resnet44", "resnet8-tiny", *CIFAR_SHORT),
     "cifar teacher": student("kl:0.9,ce:0.1", "cifar", "resnet44", "resnet8-tiny", *CIFAR_SHORT,
                              *TEACH),
     "stories tokens": student("ce:1", "stories", "stories260K", "2x64", *STORIES),
@@ -146,16 +154,11 @@ CASES = {
     "resnet20 w4 trained": retrained("cifar", "resnet20", "--qat", "w4", "--epochs", 8, "--lr",
                                      0.01, *TEACH),
     # what a transformer learns from (the same student, the same steps)
-    "vit labels": student("ce:1", "cifar", "vit_cifar10", "3x64", "--epochs", 20, "--optimizer",
-                          "adamw", "--lr", 1e-3, "--warmup", 200),
-    "vit outputs": student("kl:1", "cifar", "vit_cifar10", "3x64", "--epochs", 20, "--optimizer",
-                           "adamw", "--lr", 1e-3, "--warmup", 200, "--temperature", 2),
-    "vit hidden": student("kl:1,hidden:1", "cifar", "vit_cifar10", "3x64", "--epochs", 20,
-                          "--optimizer", "adamw", "--lr", 1e-3, "--warmup", 200, "--temperature",
-                          2),
-    "vit relations": student("kl:1,relation:1", "cifar", "vit_cifar10", "3x64", "--epochs", 20,
-                             "--optimizer", "adamw", "--lr", 1e-3, "--warmup", 200, "--temperature",
-                             2),
+    "vit labels": student("ce:1", "cifar", "vit_cifar10", "3x64", *VIT_SHORT),
+    "vit outputs": student("kl:1", "cifar", "vit_cifar10", "3x64", *VIT_SHORT, *TEACH_VIT),
+    "vit hidden": student("kl:1,hidden:1", "cifar", "vit_cifar10", "3x64", *VIT_SHORT, *TEACH_VIT),
+    "vit relations": student("kl:1,relation:1", "cifar", "vit_cifar10", "3x64", *VIT_SHORT,
+                             *TEACH_VIT),
 }
 
 # (the better, the worse): beyond the spread of either is not asked for, the mean is.
