@@ -9,7 +9,8 @@ import time
 
 import numpy as np
 
-from support import PARE, folder, main, pare, pare_json, read, tensor, tree, watched, write_directory
+from support import (PARE, folder, main, pare, pare_json, read, tensor, tree, watched,
+                     write_directory)
 from models import LLAMA, llama_tensors
 from test_train import CNN, images
 
