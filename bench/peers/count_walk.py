@@ -3,7 +3,7 @@
     count_walk.py [--samples 512] [--length 2048]
 
 w4g128 by GPTQ, true sequential, bf16, Llama-3-8B by default. Rates are those one may expect of an
-H200; the counts are those of src/engine/walk*.c: for each site a run of the block up to it, its
+H200; the counts are those of src/engine/walk/*.c: for each site a run of the block up to it, its
 Gram matrix (lower triangle), one factor, a sweep and three products for each layer to measure it.
 """
 import argparse

@@ -1,7 +1,7 @@
 /* compare.c - two checkpoints value by value: decoded to f32, chunk by chunk, sums in the order of
  * chunks. */
 #include "job.h"
-#include "report_impl.h"
+#include "engine/report/report_impl.h"
 
 #include "pare/ops.h"
 

@@ -1,6 +1,6 @@
 /* devices.c - what this machine offers and what pare takes of it: --device, and pare devices. */
 #include "job.h"
-#include "report_impl.h"
+#include "engine/report/report_impl.h"
 
 #include "pare/backend.h"
 

@@ -1,6 +1,6 @@
 /* inspect.c - what a checkpoint holds; with stats its values are read too. */
 #include "job.h"
-#include "report_impl.h"
+#include "engine/report/report_impl.h"
 
 #include "pare/ops.h"
 

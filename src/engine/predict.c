@@ -1,5 +1,5 @@
 /* predict.c - what a run will need and take, before it starts: memory, bytes, time. */
-#include "walk.h"
+#include "engine/walk/walk.h"
 
 #include "pare/backend.h"
 #include "pare/ops.h"

@@ -9,7 +9,7 @@
  * is over; a fresh start before the part is made, the layout when it is made; each chunk when its
  * bytes are in the file; the part's identity when only its rename is left.
  */
-#include "walk.h"
+#include "engine/walk/walk.h"
 
 #include "pare/ops.h"
 #include "pare/version.h"

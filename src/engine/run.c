@@ -1,5 +1,5 @@
 /* run.c - a whole run: passes over the source, the layout, every chunk, the end. */
-#include "survey.h"
+#include "engine/survey/survey.h"
 
 #include "base/clock.h"
 

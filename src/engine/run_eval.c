@@ -1,6 +1,6 @@
 /* run_eval.c - measures a model on data. */
 #include "learn.h"
-#include "report_impl.h"
+#include "engine/report/report_impl.h"
 
 #include "base/alloc.h"
 #include "base/check.h"

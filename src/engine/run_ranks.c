@@ -4,8 +4,8 @@
  * output out and finishes it. All go over the blocks together (walk_ranks.c); then each writes the
  * tensors that it has made into the part, and says so to the first one, for the journal. So what
  * was done is known in one place, and a run that was cut goes on from there. */
-#include "survey.h"
-#include "walk.h"
+#include "engine/survey/survey.h"
+#include "engine/walk/walk.h"
 
 #include "pare/version.h"
 

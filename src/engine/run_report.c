@@ -1,6 +1,6 @@
 /* run_report.c - the report of a plan or a run (report_impl.h lists the members). */
-#include "walk.h"
-#include "report_impl.h"
+#include "engine/walk/walk.h"
+#include "engine/report/report_impl.h"
 
 #include "pare/ops.h"
 

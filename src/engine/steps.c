@@ -2,8 +2,8 @@
  * several go by steps_run.c. */
 #include "steps.h"
 
-#include "recipe_impl.h"
-#include "report_impl.h"
+#include "engine/recipe/recipe_impl.h"
+#include "engine/report/report_impl.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* steps_report.c - the reports of a run's stages as one: each as it is, and what they come to. */
 #include "steps.h"
 
-#include "report_impl.h"
+#include "engine/report/report_impl.h"
 
 #include <string.h>
 

@@ -2,7 +2,7 @@
  * it was in, which continues by itself. */
 #include "steps.h"
 
-#include "report_impl.h"
+#include "engine/report/report_impl.h"
 
 #include "pare/version.h"
 

@@ -2,7 +2,7 @@
  * other point is better than, the CSV. */
 #include "test.h"
 
-#include "engine/grid_impl.h"
+#include "engine/grid/grid_impl.h"
 
 #include <unistd.h>
 

@@ -2,7 +2,7 @@
  * the dense model, and which points no other one is better than. */
 #include "grid_impl.h"
 
-#include "job.h"
+#include "engine/job.h"
 
 #include "pare/version.h"
 

@@ -16,7 +16,7 @@
 #ifndef PARE_ENGINE_SURVEY_H
 #define PARE_ENGINE_SURVEY_H
 
-#include "walk.h"
+#include "engine/walk/walk.h"
 
 /* A layer that a question is about. */
 typedef struct pare__survey_layer {

@@ -9,8 +9,8 @@
 #ifndef PARE_ENGINE_TRAINING_H
 #define PARE_ENGINE_TRAINING_H
 
-#include "learn.h"
-#include "report_impl.h"
+#include "engine/learn.h"
+#include "engine/report/report_impl.h"
 #include "train_text.h"
 
 #include "pare/run.h"

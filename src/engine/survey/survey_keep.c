@@ -2,7 +2,7 @@
  * layers that are measured already need not be again when a run was cut. */
 #include "survey.h"
 
-#include "recipe_impl.h"
+#include "engine/recipe/recipe_impl.h"
 
 #include <math.h>
 #include <string.h>

@@ -5,7 +5,7 @@
  * that are scattered save no time there, a smaller model does. */
 #include "grid_impl.h"
 
-#include "learn.h"
+#include "engine/learn.h"
 
 #include "base/clock.h"
 

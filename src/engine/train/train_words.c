@@ -3,7 +3,7 @@
  * A row says where a key's value lies and of which kind it is; what is more than a number, a word
  * or a text has a function of its own.
  */
-#include "recipe_impl.h"
+#include "engine/recipe/recipe_impl.h"
 
 #include "base/alloc.h"
 #include "base/check.h"

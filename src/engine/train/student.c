@@ -8,7 +8,7 @@
  * and keeps its weights. It is one cut, as structured pruning makes it (shrink.h): the result is an
  * ordinary smaller checkpoint. Cost: two passes over the teacher.
  */
-#include "shrink.h"
+#include "engine/shrink/shrink.h"
 #include "training.h"
 
 #include <math.h>

@@ -2,7 +2,7 @@
  * (report_impl.h, "walk" and "layers"). */
 #include "walk.h"
 
-#include "report_impl.h"
+#include "engine/report/report_impl.h"
 
 #include <math.h>
 #include <string.h>

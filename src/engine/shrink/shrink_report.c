@@ -2,7 +2,7 @@
  * members). */
 #include "shrink.h"
 
-#include "report_impl.h"
+#include "engine/report/report_impl.h"
 
 #include <string.h>
 

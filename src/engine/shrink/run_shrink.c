@@ -2,7 +2,7 @@
  * out. */
 #include "shrink.h"
 
-#include "report_impl.h"
+#include "engine/report/report_impl.h"
 
 #include "base/clock.h"
 

@@ -4,8 +4,8 @@
 
 #include "pare/comm.h"
 
-#include "html.h"
-#include "steps.h"
+#include "engine/report/html.h"
+#include "engine/steps.h"
 
 #include "pare/version.h"
 

@@ -17,7 +17,7 @@
 #ifndef PARE_ENGINE_WALK_H
 #define PARE_ENGINE_WALK_H
 
-#include "learn.h"
+#include "engine/learn.h"
 
 #include "pare/calib.h"
 

@@ -7,7 +7,7 @@
 #ifndef PARE_ENGINE_SHRINK_H
 #define PARE_ENGINE_SHRINK_H
 
-#include "learn.h"
+#include "engine/learn.h"
 
 /* One tensor of the output. */
 typedef struct pare__shrunk_tensor {

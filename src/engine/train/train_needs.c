@@ -1,6 +1,6 @@
 /* train_needs.c - keys of a training that say something of another one alone: without that one they
  * would be passed over in silence. */
-#include "recipe_impl.h"
+#include "engine/recipe/recipe_impl.h"
 
 #include "base/check.h"
 

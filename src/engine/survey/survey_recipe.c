@@ -1,7 +1,7 @@
 /* survey_recipe.c - the decided recipe: every answer a step of its own that names its layers. */
 #include "survey.h"
 
-#include "recipe_impl.h"
+#include "engine/recipe/recipe_impl.h"
 
 #include <string.h>
 

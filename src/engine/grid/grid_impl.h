@@ -12,8 +12,8 @@
 
 #include "pare/grid.h"
 
-#include "recipe_impl.h"
-#include "report_impl.h"
+#include "engine/recipe/recipe_impl.h"
+#include "engine/report/report_impl.h"
 
 typedef struct pare__axis {
     char *name;        /* "prune.sparsity" */

@@ -1,7 +1,7 @@
 /* recipe_text.c - a recipe as text: normalised YAML for provenance, and one line a step for people.
  */
 #include "recipe_impl.h"
-#include "report_impl.h"
+#include "engine/report/report_impl.h"
 
 #include "base/check.h"
 

@@ -2,7 +2,7 @@
  * them to an ordinary recipe. */
 #include "survey.h"
 
-#include "recipe_impl.h"
+#include "engine/recipe/recipe_impl.h"
 
 #include "base/clock.h"
 
