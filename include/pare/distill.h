@@ -105,7 +105,7 @@ typedef struct pare_cache_options {
     int64_t batch, k;
     double temperature;
     const char *teacher_digest;
-    bool overwrite;
+    bool overwrite; /* a making that was cut may have been of something else: then begin anew */
     pare_progress progress;
 } pare_cache_options;
 
@@ -118,7 +118,8 @@ typedef struct pare_cache_facts {
 } pare_cache_facts;
 
 int64_t pare_cache_bytes(const pare_cache_options *options, int64_t classes); /* on disk */
-/* What is there already, and is what is asked for, is left as it is. */
+/* What is there already is left as it is: fails as pare_cache_open does if it is not what is asked
+ * for. */
 pare_status pare_cache_make(pare_sched *sched, const pare_cache_options *options,
                             pare_cache_facts *facts);
 /* PARE_ERR_EXISTS if it belongs to another teacher, data, k or temperature (which differs);

@@ -445,11 +445,8 @@ pare_status pare_cache_make(pare_sched *sched, const pare_cache_options *options
 {
     PARE_REQUIRE(sched && facts, PARE_ERR_ARGUMENT, "a cache: NULL argument");
     PARE_TRY(check(options));
-    if (pare__exists(options->path)) {
-        pare_status there = look(options, facts);
-        if (there == PARE_OK || !options->overwrite)
-            return there;
-    }
+    if (pare__exists(options->path))
+        return look(options, facts);
     const pare_model_facts *model = pare_model_facts_of(options->teacher);
     making m = {.o = options, .facts = model, .host = pare_backend_host(options->be)};
     m.units = units_of(options, model);

@@ -191,27 +191,30 @@ static void boot_id(char id[36])
     fclose(file);
 }
 
-/* Those of several processes are one text: any machine that was started anew may have lost what was
- * not flushed. */
+/* Those of several machines are one text, however many processes each has: any that was started
+ * anew may have lost what was not flushed. */
 pare_status pare__job_boot(pare__job *job)
 {
     pare_status status = PARE_OK;
-    size_t ranks = (size_t)pare__rank_count(job->ranks), size = sizeof job->boot;
+    size_t ranks = (size_t)pare__rank_count(job->ranks), size = sizeof job->boot, boots = 0, b;
     uint64_t digest[2] = {0};
     char *all = NULL, hex[33];
-    bool same = true;
     boot_id(job->boot);
     if (!job->ranks)
         return PARE_OK;
     PARE_TRY(pare__calloc(ranks, size, &all));
     PARE_TRY_DONE(pare_comm_gather(job->ranks, job->boot, (int64_t)size, all));
-    for (size_t r = 1; r < ranks; r++)
-        same = same && memcmp(all, all + r * size, size) == 0;
-    if (same)
+    for (size_t r = 0; r < ranks; r++) {
+        for (b = 0; b < boots && memcmp(all + b * size, all + r * size, size) != 0;)
+            b++;
+        if (b == boots)
+            memmove(all + boots++ * size, all + r * size, size);
+    }
+    if (boots == 1)
         goto done;
     PARE_TRY_DONE(pare_digest(
         job->lanes[0].host,
-        &(pare_digest_args){.bytes = all, .size = (int64_t)(ranks * size), .result = digest}));
+        &(pare_digest_args){.bytes = all, .size = (int64_t)(boots * size), .result = digest}));
     pare__hex128(digest, hex);
     memset(job->boot, '-', size);
     memcpy(job->boot, hex, 32);

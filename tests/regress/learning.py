@@ -22,7 +22,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 TABLE = Table(HERE / "learning.csv", ["case"],
               ["metric", "value", "least", "most", "seeds", "dense"])
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
-BIG, SMALL = "cnn:64-p-128-p-256,classes=10,size=28,in=1", "cnn:8-p-16-p-32,classes=10,size=28,in=1"
+BIG, SMALL = "cnn:32-p-64-p-128-p-256,classes=10,size=28,in=1", "cnn:8-p-16-p-32,classes=10,size=28,in=1"
 
 
 class Place:

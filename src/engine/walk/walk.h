@@ -6,13 +6,13 @@
  * samples, from one file of hidden states to the next, and gathers statistics; walk_scale.c folds
  * scales of inputs into what comes before; walk_site.c prunes (walk_mask.c) and rounds a site's
  * layers; walk_write.c keeps results, walk_journal.c says which there are; walk_save.c brings both
- * and hidden states to the files; walk_ranks.c shares all of it between processes. Afterwards the
- * chunks of a walked tensor take their rows from those results (pare__walk_rows), so that one
- * pipeline writes every output, sparse ones included, whose size is known only then.
+ * and hidden states to the files (walk_files.c); walk_ranks.c shares all of it between processes.
+ * Afterwards the chunks of a walked tensor take their rows from those results (pare__walk_rows), so
+ * that one pipeline writes every output, sparse ones included, whose size is known only then.
  *
- * "<output>.walk" (of a process that is not the first of several a folder in it, rank.N) holds
- * hidden.0 and hidden.1, results (everything a solved layer has become), and
- * way (threads, instruction set, device: what the bytes depend on). Files are not memory.
+ * "<output>.walk" holds way (threads, instruction set, device: what the bytes depend on) and, in
+ * deal.0/rank.R or deal.1/rank.R, the files of process R: hidden.0, hidden.1 and results
+ * (everything a solved layer has become). Files are not memory.
  */
 #ifndef PARE_ENGINE_WALK_H
 #define PARE_ENGINE_WALK_H
@@ -31,7 +31,8 @@ struct pare__walked {
     int64_t block;
     double sparsity; /* of prune */
     int64_t inner;   /* of a convolution: kh·kw */
-    int64_t at;      /* of its results in the file: values; or codes, scales, zeros one by one */
+    int64_t at;      /* of its results in the file of the process that makes them: values; or codes,
+                        scales, zeros one by one */
     bool done;
     pare_layer_report report;
     int64_t nonzeros; /* −1: not counted */
@@ -88,7 +89,8 @@ struct pare__walker {
     pare_model *block;
     int64_t at;            /* its index */
     int64_t done;          /* blocks done */
-    char *folder;          /* "<output>.walk" */
+    int dealt, deal;       /* what the journal says: for how many processes, 0: none; in deal.N */
+    char *folder;          /* "<output>.walk/deal.N/rank.R" */
     int hidden[2], result; /* files; −1 */
     bool ready;            /* all blocks are done: results are whole */
     char *hidden_in;       /* a batch's hidden state, the backend's */
@@ -123,7 +125,8 @@ int64_t pare__walk_sites_of(const pare__walker *w, int64_t block, int64_t *first
 pare_data_options pare__walk_samples(const pare_calibration *c, uint64_t seed,
                                      const pare_model *model);
 
-/* A text of all that results depend on beside recipe and source. Caller frees. */
+/* A text of all that results depend on beside recipe and source, but for the number of processes,
+ * by which only the order of sums differs. Caller frees. */
 pare_status pare__walk_way(const pare__walker *w, char **text);
 /* Which statistics those of a dense walk are. Caller frees. */
 pare_status pare__walk_cache_key(const pare__walker *w, char **text);
@@ -133,10 +136,19 @@ pare_status pare__walk_cache_key(const pare__walker *w, char **text);
 /* A block with what its results will need of its plan. */
 pare_status pare__walk_block(const pare__walker *w, int64_t index, pare_model **block);
 
-/* ---- walk_run.c ------------------------------------------------------------------------------ */
+/* ---- walk_predict.c -------------------------------------------------------------------------- */
 
+/* Bytes of the hidden state that goes into a block, of one sample. */
+int64_t pare__walk_hidden_sample(const pare__walker *w, const pare_model *block);
+
+/* ---- walk_files.c ---------------------------------------------------------------------------- */
+
+/* Those that are there, where they are whole: of another number of processes they are dealt out
+ * anew first. Else the walk begins anew. */
 pare_status pare__walk_open_files(pare__walker *w);
 void pare__walk_close_files(pare__walker *w);
+
+/* ---- walk_run.c ------------------------------------------------------------------------------ */
 
 /* Bytes of the arena that the statistics of the open block's sites take. */
 int64_t pare__walk_rows_bytes(const pare__walker *w);
@@ -178,6 +190,8 @@ pare_status pare__walk_take(pare__job *job, uint32_t type, const void *payload, 
                             bool *taken);
 /* Nothing is done yet, whatever the journal says so far. */
 pare_status pare__walk_forget(pare__walker *w);
+/* The files are those that w->dealt and w->deal say. */
+pare_status pare__walk_dealt(pare__walker *w);
 /* With --sync what the walk has written so far is on the disk. */
 pare_status pare__walk_flush(const pare__job *job);
 /* Refuses to go on with a walk that was begun in another way, and says which. */
@@ -226,8 +240,9 @@ pare_status pare__walk_saved(pare__walker *w);
 
 /* ---- walk_write.c ---------------------------------------------------------------------------- */
 
-/* Bytes of a task's results. */
+/* Bytes of a task's results: with what fills them up, and as they are written. */
 int64_t pare__walk_result_bytes(const pare__task *task);
+int64_t pare__walk_result_end(const pare__task *task);
 
 /* Saves a layer's result and its record: codes, scales and zeros, or w rounded to the entry's dtype
  * (narrow: room for that, unless it is F32). */
@@ -241,13 +256,13 @@ pare_status pare__walk_receive(pare__walker *w, int64_t task, const pare_layer *
 /* A part of a file into the backend's memory. */
 pare_status pare__walk_load(pare__walker *w, int file, void *values, int64_t bytes, int64_t at);
 
-/* ---- walk_ranks.c ------------------------------------------------------------------------------
- */
+/* ---- walk_ranks.c ---------------------------------------------------------------------------- */
 
-/* This process's folder. Caller frees. */
-pare_status pare__walk_folder(const pare__job *job, char **path);
-/* Which process makes what, and runs which samples. */
-void pare__walk_deal(pare__walker *w);
+/* Which of so many processes makes what, and where in its file that lies. */
+pare_status pare__walk_deal(pare__walker *w, int ranks);
+/* Which samples a process of so many runs: [*first, *last). */
+void pare__walk_range(const pare__walker *w, int ranks, int rank, int64_t *first, int64_t *last);
+/* Those of this one. */
 pare_status pare__walk_share_samples(pare__walker *w);
 
 /* All that follows does nothing if this process is alone. */

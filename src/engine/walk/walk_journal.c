@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 /* Beside those of resume.c. */
-enum { RECORD_SCALES = 64, RECORD_LAYER, RECORD_BLOCK, RECORD_ANEW };
+enum { RECORD_SCALES = 64, RECORD_LAYER, RECORD_BLOCK, RECORD_ANEW, RECORD_DEALT };
 
 typedef struct scales_record {
     int64_t site, count; /* count: scales that follow, 0: the site is left alone */
@@ -29,6 +29,11 @@ typedef struct block_record {
     int64_t done; /* blocks */
     bool flushed;
 } block_record;
+
+/* Whose files the walk's are, from here on: with RECORD_ANEW nothing is in them. */
+typedef struct deal_record {
+    int32_t ranks, deal;
+} deal_record;
 
 pare_status pare__walk_flush(const pare__job *job)
 {
@@ -93,6 +98,19 @@ pare_status pare__journal_block(pare__job *job)
     PARE_TRY(pare__ranks_wait(job)); /* all have written theirs */
     PARE_TRY(add(job, RECORD_BLOCK, &r, sizeof r));
     return pare__ranks_wait(job); /* and none writes over what this block went by before it is so */
+}
+
+/* On the disk at once: what comes next writes over files that records before speak of. */
+static pare_status add_deal(pare__walker *w, uint32_t type)
+{
+    const deal_record r = {.ranks = w->dealt, .deal = w->deal};
+    PARE_TRY(add(w->job, type, &r, sizeof r));
+    return w->job->journal ? pare_journal_sync(w->job->journal) : PARE_OK;
+}
+
+pare_status pare__walk_dealt(pare__walker *w)
+{
+    return add_deal(w, RECORD_DEALT);
 }
 
 /* ---- taking over ----------------------------------------------------------------------------- */
@@ -165,8 +183,15 @@ pare_status pare__walk_take(pare__job *job, uint32_t type, const void *payload, 
         memcpy(&r, payload, sizeof r);
         if (job->same_boot || r.flushed)
             w->done = r.done >= 0 && r.done <= w->blocks ? r.done : 0;
-    } else if (w && type == RECORD_ANEW && size == 0) {
-        forget(w);
+    } else if (w && (type == RECORD_ANEW || type == RECORD_DEALT) && size == sizeof(deal_record)) {
+        deal_record r;
+        memcpy(&r, payload, sizeof r);
+        PARE_REQUIRE(r.ranks > 0 && r.ranks <= w->samples && (r.deal == 0 || r.deal == 1),
+                     PARE_ERR_DAMAGED, "files of %d processes that no walk has", (int)r.ranks);
+        if (type == RECORD_ANEW)
+            forget(w);
+        w->dealt = r.ranks;
+        w->deal = r.deal;
     } else {
         *taken = false;
     }
@@ -176,7 +201,8 @@ pare_status pare__walk_take(pare__job *job, uint32_t type, const void *payload, 
 pare_status pare__walk_forget(pare__walker *w)
 {
     forget(w);
-    return add(w->job, RECORD_ANEW, NULL, 0);
+    w->dealt = pare__rank_count(w->job->ranks);
+    return add_deal(w, RECORD_ANEW);
 }
 
 /* ---- the folder ------------------------------------------------------------------------------ */
@@ -218,16 +244,4 @@ done:
     free(path);
     free(folder);
     return status;
-}
-
-pare_status pare__walk_clean(const pare__job *job)
-{
-    char *folder = NULL;
-    if (!job->walker)
-        return PARE_OK;
-    PARE_TRY(pare__walk_folder(job, &folder));
-    pare_status status = pare__remove_tree(folder);
-    free(folder);
-    PARE_TRY(status);
-    return PARE_OK;
 }

@@ -80,7 +80,6 @@ static pare_status open_samples(pare__walker *w)
 pare_status pare__walk_way(const pare__walker *w, char **text)
 {
     const char *isa = w->job->options->isa, *device = w->job->device.name;
-    int ranks = pare__rank_count(w->job->ranks);
     uint64_t digest[2];
     char hex[33];
     pare__text way = {0};
@@ -88,10 +87,8 @@ pare_status pare__walk_way(const pare__walker *w, char **text)
         isa = pare_cpu_has_isa(*i) ? *i : NULL;
     pare_dataset_digest(w->dataset, digest);
     pare__hex128(digest, hex);
-    if (ranks > 1 && w->job->device.cuda) /* each has one of its own */
+    if (w->job->device.cuda) /* of several that are alike any will do */
         device = strchr(device, ' ') + 1;
-    if (ranks > 1)
-        pare__text_add(&way, "%d processes of ", ranks);
     pare__text_add(&way, "%d thread%s, %s, %s, data %s", w->threads, w->threads == 1 ? "" : "s",
                    isa ? isa : "?", device, hex);
     return pare__text_take(&way, text);
@@ -399,21 +396,6 @@ static pare_status prepare_scales(pare__walker *w)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-static pare_status place_results(pare__walker *w)
-{
-    pare__walk_deal(w);
-    for (int64_t t = 0; t < w->job->count; t++) {
-        pare__task *task = &w->job->tasks[t];
-        if (!task->walked)
-            continue;
-        int64_t bytes = pare__walk_result_bytes(task);
-        task->walked->at = w->own_bytes; /* of what this process makes */
-        w->own_bytes += pare__owns(w->job, task) ? bytes : 0;
-        w->result_bytes += bytes;
-    }
-    return PARE_OK;
-}
-
 static pare_status fill(pare__walker *w)
 {
     const pare_recipe *r = w->job->recipe;
@@ -428,7 +410,7 @@ static pare_status fill(pare__walker *w)
         if (!w->job->tasks[t].walked)
             PARE_TRY(make_do(w, &w->job->tasks[t]));
     PARE_TRY(prepare_scales(w));
-    PARE_TRY(place_results(w));
+    PARE_TRY(pare__walk_deal(w, pare__rank_count(w->job->ranks)));
     PARE_TRY(open_samples(w));
     return PARE_OK;
 }

@@ -26,9 +26,8 @@ static int64_t lesser(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* Bytes of the hidden state that goes into a block, of one sample: a block that is not prepared
- * says it for one token. */
-static int64_t hidden_sample(const pare__walker *w, const pare_model *block)
+/* A block that is not prepared says it for one token. */
+int64_t pare__walk_hidden_sample(const pare__walker *w, const pare_model *block)
 {
     pare_tensor hidden = pare_model_hidden(block);
     if (hidden.rank == 0)
@@ -116,7 +115,7 @@ static pare_status look_at_block(pare__walker *w, int64_t index, block_need *nee
     *need = (block_need){0};
     PARE_TRY(pare__walk_block(w, index, &block));
     pare_status status = pare_model_predict(block, &w->shape, &need->memory);
-    int64_t hidden = hidden_sample(w, block);
+    int64_t hidden = pare__walk_hidden_sample(w, block);
     w->hidden_in_bytes = greater(w->hidden_in_bytes, hidden * w->shape.batch);
     w->hidden_bytes = greater(w->hidden_bytes, hidden * w->most);
     need->reads = loading(w, block);

@@ -11,21 +11,12 @@
 
 /* ---- whose is what --------------------------------------------------------------------------- */
 
-pare_status pare__walk_folder(const pare__job *job, char **path)
-{
-    char ending[48] = ".walk";
-    if (!pare__leads(job))
-        snprintf(ending, sizeof ending, ".walk/rank.%d", pare__rank(job->ranks));
-    return pare__beside(job->recipe, ending, path);
-}
-
 /* Layers in the order of the walk go round the ranks, so that those of a site are different ones';
  * then what else there is. */
-void pare__walk_deal(pare__walker *w)
+static void choose_ranks(const pare__walker *w, int ranks)
 {
-    pare__job *job = w->job;
+    const pare__job *job = w->job;
     int64_t dealt = 0;
-    int ranks = pare__rank_count(job->ranks);
     for (int64_t s = 0; s < w->site_count; s++)
         for (int l = 0; l < w->sites[s].site.count; l++) {
             int64_t t = w->sites[s].task[l];
@@ -37,14 +28,40 @@ void pare__walk_deal(pare__walker *w)
             job->tasks[t].rank = (int)(dealt++ % ranks);
 }
 
+pare_status pare__walk_deal(pare__walker *w, int ranks)
+{
+    int64_t *used = NULL; /* bytes of each one's file */
+    PARE_TRY(pare__calloc((size_t)ranks, sizeof *used, &used));
+    choose_ranks(w, ranks);
+    w->result_bytes = 0;
+    for (int64_t t = 0; t < w->job->count; t++) {
+        pare__task *task = &w->job->tasks[t];
+        if (!task->walked)
+            continue;
+        int64_t bytes = pare__walk_result_bytes(task);
+        task->walked->at = used[task->rank];
+        used[task->rank] += bytes;
+        w->result_bytes += bytes;
+    }
+    if (ranks == pare__rank_count(w->job->ranks))
+        w->own_bytes = used[pare__rank(w->job->ranks)];
+    free(used);
+    return PARE_OK;
+}
+
+void pare__walk_range(const pare__walker *w, int ranks, int rank, int64_t *first, int64_t *last)
+{
+    *first = w->samples * rank / ranks;
+    *last = w->samples * (rank + 1) / ranks;
+}
+
 pare_status pare__walk_share_samples(pare__walker *w)
 {
-    int64_t ranks = pare__rank_count(w->job->ranks), rank = pare__rank(w->job->ranks);
+    int ranks = pare__rank_count(w->job->ranks);
     PARE_REQUIRE(w->samples >= ranks, PARE_ERR_ARGUMENT,
-                 "%lld processes cannot share %lld samples: start fewer, or give --samples more",
-                 (long long)ranks, (long long)w->samples);
-    w->first = w->samples * rank / ranks;
-    w->last = w->samples * (rank + 1) / ranks;
+                 "%d processes cannot share %lld samples: start fewer, or give --samples more",
+                 ranks, (long long)w->samples);
+    pare__walk_range(w, ranks, pare__rank(w->job->ranks), &w->first, &w->last);
     w->most = (w->samples + ranks - 1) / ranks;
     return PARE_OK;
 }

@@ -6,7 +6,8 @@
 
 /* Where a task's arrays lie, from its place on. */
 typedef struct places {
-    int64_t values, codes, scale, zero, end;
+    int64_t values, codes, scale, zero;
+    int64_t end;  /* of what is written; the next task's place is the next multiple of 64 */
     int64_t item; /* bytes of a value */
     pare_blocks blocks;
 } places;
@@ -21,18 +22,23 @@ static places places_of(const pare__task *task)
     const pare_entry *e = &task->out;
     places p = {.item = pare_dtype_bits(e->dtype) / 8};
     if (e->form != PARE_FORM_QUANT) {
-        p.end = padded(e->rows * e->cols * p.item);
+        p.end = e->rows * e->cols * p.item;
         return p;
     }
     p.blocks = pare_scheme_blocks(&e->scheme, e->rows, e->cols);
     int64_t scales = p.blocks.down * p.blocks.across;
     p.scale = padded(e->rows * e->cols);
     p.zero = p.scale + padded(scales * 4);
-    p.end = p.zero + (e->scheme.asymmetric ? padded(scales) : 0);
+    p.end = e->scheme.asymmetric ? p.zero + scales : p.scale + scales * 4;
     return p;
 }
 
 int64_t pare__walk_result_bytes(const pare__task *task)
+{
+    return padded(places_of(task).end);
+}
+
+int64_t pare__walk_result_end(const pare__task *task)
 {
     return places_of(task).end;
 }
