@@ -52,6 +52,19 @@ pare_status pare__stage_do(const pare__stage *stage, const pare_run_options *opt
 
 /* ---- steps_run.c ----------------------------------------------------------------------------- */
 
+/* The options of a part of a run: its progress under its name, a timeline of its own, and what lies
+ * in the run's folder may be replaced. */
+typedef struct pare__part_options {
+    pare_run_options options;
+    const pare_progress *progress; /* of the whole */
+    char name[48], *trace;
+} pare__part_options;
+
+/* number: of the part in the trace's ending; name: such as "step 2/3". Close with free(p->trace);
+ * p stays where it is. */
+pare_status pare__part_open(const pare_run_options *whole, const char *number, const char *name,
+                            pare__part_options *p);
+
 pare_status pare__chain_run(const pare__chain *chain, pare_report **report);
 /* The same of a process that is not the first: the stages that it is told to do. */
 pare_status pare__chain_follow(const pare__chain *chain);

@@ -249,24 +249,37 @@ static pare_status tell(const pare__chain *chain, int64_t number)
     return hear(chain, &number);
 }
 
-/* Progress of a stage under its number. */
-typedef struct relay {
-    const pare_progress *to;
-    size_t at, of;
-} relay;
+/* ---- a part of a run ------------------------------------------------------------------------- */
 
 static void on_update(void *user, const char *phase, double done, double total)
 {
-    const relay *r = user;
-    char name[96];
-    snprintf(name, sizeof name, "step %zu/%zu %s", r->at, r->of, phase);
-    r->to->update(r->to->user, name, done, total);
+    const pare__part_options *p = user;
+    char name[128];
+    snprintf(name, sizeof name, "%s %s", p->name, phase);
+    p->progress->update(p->progress->user, name, done, total);
 }
 
 static void on_note(void *user, const char *text)
 {
-    const relay *r = user;
-    r->to->note(r->to->user, text);
+    const pare__part_options *p = user;
+    p->progress->note(p->progress->user, text);
+}
+
+pare_status pare__part_open(const pare_run_options *whole, const char *number, const char *name,
+                            pare__part_options *p)
+{
+    *p = (pare__part_options){.options = *whole, .progress = &whole->progress};
+    snprintf(p->name, sizeof p->name, "%s", name);
+    p->options.overwrite = true; /* all in our folder is ours */
+    if (whole->progress.update)
+        p->options.progress = (pare_progress){on_update, p, whole->progress.note ? on_note : NULL};
+    if (whole->trace) {
+        pare__text text = {0};
+        pare__text_add(&text, "%s.%s", whole->trace, number);
+        PARE_TRY(pare__text_take(&text, &p->trace));
+        p->options.trace = p->trace;
+    }
+    return PARE_OK;
 }
 
 /* What a stage made of takes room no more once the next has its own. */
@@ -285,27 +298,20 @@ static pare_status do_stage(work *w, size_t i)
     const pare__chain *chain = w->chain;
     const pare__stage *stage = &chain->stages[i];
     pare_status status = PARE_OK;
-    pare_run_options options = *chain->options;
-    relay r = {&chain->options->progress, i + 1, chain->count};
-    char *name = NULL, *trace = NULL;
-    pare__text text = {0};
+    pare__part_options part;
+    char number[24], title[48], *name = NULL;
+    snprintf(number, sizeof number, "%zu", i + 1);
+    snprintf(title, sizeof title, "step %zu/%zu", i + 1, chain->count);
+    PARE_TRY_DONE(pare__part_open(chain->options, number, title, &part));
     PARE_TRY_DONE(name_of(chain, i, &name));
-    if (options.trace) {
-        pare__text_add(&text, "%s.%zu", options.trace, i + 1);
-        PARE_TRY_DONE(pare__text_take(&text, &trace));
-        options.trace = trace;
-    }
-    if (options.progress.update)
-        options.progress = (pare_progress){on_update, &r, options.progress.note ? on_note : NULL};
-    options.overwrite = true; /* all in our folder is ours */
     PARE_TRY_DONE(tell(chain, (int64_t)i));
-    PARE_TRY_DONE(pare__stage_do(stage, &options, chain->ranks, false, &w->reports[i]));
+    PARE_TRY_DONE(pare__stage_do(stage, &part.options, chain->ranks, false, &w->reports[i]));
     PARE_TRY_DONE(pare__report_save(w->reports[i], name));
     w->done = i + 1;
     if (stage->kind != PARE__STAGE_EVAL)
         PARE_TRY_DONE(drop_source(chain, i));
 done:
-    free(trace);
+    free(part.trace);
     free(name);
     return status;
 }

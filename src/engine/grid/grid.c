@@ -237,26 +237,6 @@ static pare_status plan_all(work *w, bool keep_plan)
 
 /* ---- a point --------------------------------------------------------------------------------- */
 
-/* Progress of a point under its number. */
-typedef struct relay {
-    const pare_progress *to;
-    size_t at, of;
-} relay;
-
-static void on_update(void *user, const char *phase, double done, double total)
-{
-    const relay *r = user;
-    char name[112];
-    snprintf(name, sizeof name, "point %03zu of %zu: %s", r->at, r->of, phase);
-    r->to->update(r->to->user, name, done, total);
-}
-
-static void on_note(void *user, const char *text)
-{
-    const relay *r = user;
-    r->to->note(r->to->user, text);
-}
-
 /* The run's report: that of one that is done, or of it now. */
 static pare_status run_point(const pare_recipe *recipe, const pare_run_options *options,
                              pare_report **report)
@@ -349,28 +329,21 @@ done:
 static pare_status do_point(work *w, size_t point)
 {
     pare_status status = PARE_OK;
-    pare_run_options options = *w->options;
-    relay r = {&w->options->progress, point, w->sweep->point_count};
-    char *folder = NULL, *output = NULL, *trace = NULL;
-    pare__text text = {0};
+    pare__part_options part;
+    char number[24], title[48], *folder = NULL, *output = NULL;
+    snprintf(number, sizeof number, "%03zu", point);
+    snprintf(title, sizeof title, "point %s of %zu:", number, w->sweep->point_count);
+    PARE_TRY_DONE(pare__part_open(w->options, number, title, &part));
     PARE_TRY_DONE(place_of(w, point, NULL, &folder));
     PARE_TRY_DONE(pare__make_directory(folder));
     PARE_TRY_DONE(place_of(w, point, "model.h5", &output));
-    if (options.trace) {
-        pare__text_add(&text, "%s.%03zu", options.trace, point);
-        PARE_TRY_DONE(pare__text_take(&text, &trace));
-        options.trace = trace;
-    }
-    if (options.progress.update)
-        options.progress = (pare_progress){on_update, &r, options.progress.note ? on_note : NULL};
-    options.overwrite = true; /* all in our folder is ours */
     pare_recipe recipe = with_output(w, point, output);
     w->rows[point] = pare__grid_row(w->sweep, point, "to do", NULL);
-    status = do_run(w, point, &recipe, &options);
+    status = do_run(w, point, &recipe, &part.options);
     if (status != PARE_OK)
         pare__json_free(&w->rows[point]);
 done:
-    free(trace);
+    free(part.trace);
     free(output);
     free(folder);
     return status;
