@@ -15,14 +15,20 @@ import statistics
 import sys
 import tempfile
 
-from checkpoints import Table, models, run
+import checkpoints
+from checkpoints import Table, models
 from support import DATA, skip
 
 HERE = pathlib.Path(__file__).resolve().parent
 TABLE = Table(HERE / "learning.csv", ["case"],
               ["metric", "value", "least", "most", "seeds", "dense"])
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
-BIG, SMALL = "cnn:32-p-64-p-128-p-256,classes=10,size=28,in=1", "cnn:8-p-16-p-32,classes=10,size=28,in=1"
+BIG = "cnn:32-p-64-p-128-p-256,classes=10,size=28,in=1"  # 391,850 parameters
+SMALL = "cnn:8-p-16-p-32,classes=10,size=28,in=1"
+
+
+def run(*args):
+    return checkpoints.run(*args, "--threads", os.environ.get("PARE_LEARNING_THREADS", "2"))
 
 
 class Place:
@@ -123,7 +129,7 @@ def recovered(kind, teacher, compress, *args, loss="kl:1"):
 FASHION_SHORT = ("--epochs", 8, "--lr", 0.05, "--warmup", 200)
 CIFAR_SHORT = ("--epochs", 20, "--lr", 0.1, "--warmup", 100)
 STORIES = ("--steps", 600, "--lr", 2e-3, "--warmup", 30)
-VIT_SHORT = ("--epochs", 15, "--optimizer", "adamw", "--lr", 1e-3, "--warmup", 200)
+VIT_SHORT = ("--epochs", 8, "--optimizer", "adamw", "--lr", 1e-3, "--warmup", 200)
 TEACH, TEACH_VIT = ("--temperature", 4), ("--temperature", 2)
 
 CASES = {
@@ -220,7 +226,6 @@ def main():
     if "--seeds" in sys.argv:
         seeds = int(sys.argv[sys.argv.index("--seeds") + 1])
         args.remove(str(seeds))
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
     names = [n for n in CASES if not args or any(n.startswith(a) for a in args)]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
