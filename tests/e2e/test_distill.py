@@ -424,6 +424,20 @@ steps:
         assert "would be lost" in said and not list(work.glob("out*")), said
 
 
+def too_little_memory_is_answered_with_a_batch_that_fits():
+    with folder() as work:
+        teacher, data = smooth(work / "teacher"), tokens(work / "t.u16", 65537)
+        common = ("distill", "--teacher", teacher, "--student", "2x32", "--data", data, "--seq-len",
+                  64, "--steps", 2, "--lr", 1e-3, "-o", work / "out.h5")
+        said = pare(*common, "--batch", 512, "--memory", "60M", code=4).stderr
+        fits = re.search(r"; --batch (\d+) --accumulate (\d+) fits$", said.strip())
+        assert fits and int(fits[1]) * int(fits[2]) == 512, said
+        pare(*common, "--batch", 2 * int(fits[1]), "--memory", "60M", code=4)
+        pare(*common, "--batch", fits[1], "--accumulate", fits[2], "--memory", "60M", "--plan")
+        said = pare(*common, "--batch", 8, "--memory", "2M", code=4).stderr
+        assert "a single sample at a time does not fit either" in said, said
+
+
 main([a_student_comes_closer_to_its_teacher,
       a_vocabulary_of_logits_never_stands_in_memory,
       every_loss_and_init_of_a_decoder_learns,
@@ -440,4 +454,5 @@ main([a_student_comes_closer_to_its_teacher,
       trained_integers_are_the_exported_ones,
       factors_are_merged_or_kept,
       one_recipe_prunes_distils_quantises_and_measures,
-      what_does_not_fit_is_said_before_anything_begins])
+      what_does_not_fit_is_said_before_anything_begins,
+      too_little_memory_is_answered_with_a_batch_that_fits])

@@ -20,10 +20,9 @@ static pare_status predict_teacher(pare__training *t)
     return PARE_OK;
 }
 
-static pare_status predict(pare__training *t)
+static pare_status predict_batch(pare__training *t, int64_t batch)
 {
-    pare_train_options *o = &t->train;
-    char hint[96];
+    t->shape.batch = t->teacher_shape.batch = batch;
     PARE_TRY(pare_model_predict(t->subject.model, &t->shape, &t->need.model));
     PARE_TRY(predict_teacher(t));
     if (!t->masks && (!t->subject.store || !t->job->keep_masks))
@@ -32,13 +31,41 @@ static pare_status predict(pare__training *t)
     t->need.beside = pare_train_bytes(&setup, &t->shape);
     t->need.beside.backend += pare__join_bytes(t);
     t->need.beside.host += WRITING_BYTES;
+    return PARE_OK;
+}
+
+/* What does not fit is refused with the half, quarter … of the batch that does. */
+static pare_status refuse_batch(pare__training *t)
+{
+    int64_t batch = t->shape.batch, ranks = t->train.batch / batch, fit = batch / 2;
+    char hint[96];
+    for (; fit > 0; fit /= 2) {
+        PARE_TRY(predict_batch(t, fit));
+        if (pare__need_check(&t->bench, &t->need, NULL) == PARE_OK)
+            break;
+    }
+    PARE_TRY(predict_batch(t, batch));
+    if (fit > 0)
+        snprintf(hint, sizeof hint, "--batch %lld --accumulate %lld fits", (long long)(fit * ranks),
+                 (long long)(t->train.accumulate * ((batch + fit - 1) / fit)));
+    else
+        snprintf(hint, sizeof hint, "a single sample at a time does not fit either");
+    PARE_TRY(pare__need_check(&t->bench, &t->need, hint));
+    return PARE_OK;
+}
+
+static pare_status predict(pare__training *t)
+{
+    pare_train_options *o = &t->train;
+    PARE_TRY(predict_batch(t, t->shape.batch));
     t->need.flops = (3 * t->need.model.flops + t->need.against.flops) * (double)o->curve.steps *
                     (double)o->accumulate;
     double rate = pare__product_rate(t->bench.be, t->shape.compute);
     t->need.seconds = rate > 0 ? 1.7 * t->need.flops / rate : -1;
-    snprintf(hint, sizeof hint, "give a batch below %lld, and --accumulate to make up for it",
-             (long long)o->batch);
-    PARE_TRY(pare__need_check(&t->bench, &t->need, hint));
+    pare_status status = pare__need_check(&t->bench, &t->need, NULL);
+    if (status == PARE_ERR_MEMORY)
+        status = refuse_batch(t);
+    PARE_TRY(status);
     return PARE_OK;
 }
 
