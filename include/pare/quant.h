@@ -3,6 +3,7 @@
 #define PARE_QUANT_H
 
 #include "pare/calib.h"
+#include "pare/comm.h"
 #include "pare/train.h"
 
 #ifdef __cplusplus
@@ -54,9 +55,10 @@ typedef struct pare_quant_site {
     bool foldable;
     pare_scale_search search;
     pare_quant_tuning tuning;
-    float *scales;  /* out, host [K]: the inputs are divided by it, the weights' columns are
-                       multiplied; 1 everywhere: left alone */
-    char note[160]; /* out: why it was left alone, the α chosen …, or "" */
+    pare_comm *ranks; /* that all have this site, and share what is tried; NULL: this one alone */
+    float *scales;    /* out, host [K]: the inputs are divided by it, the weights' columns are
+                         multiplied; 1 everywhere: left alone */
+    char note[160];   /* out: why it was left alone, the α chosen …, or "" */
     double before[PARE_SITE_LAYERS]; /* out: of each layer the relative error of rounding it to
                                         nearest as it is, without scales; NaN: not known */
 } pare_quant_site;

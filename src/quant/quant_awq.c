@@ -131,25 +131,47 @@ static pare_status note_before(grid *s)
     return PARE_OK;
 }
 
+/* errors [steps]: of each α; ranks try them in turns, and then all have all. */
+static pare_status try_alphas(grid *s, int steps, double *errors)
+{
+    const pare_comm_facts *facts = s->site->ranks ? pare_comm_facts_of(s->site->ranks) : NULL;
+    int ranks = facts ? facts->size : 1, rank = facts ? facts->rank : 0;
+    int each = (steps + ranks - 1) / ranks;
+    pare_status status = PARE_OK;
+    double *mine = NULL, *all = NULL;
+    PARE_TRY_DONE(pare__calloc((size_t)each, sizeof *mine, &mine));
+    PARE_TRY_DONE(pare__calloc((size_t)each * (size_t)ranks, sizeof *all, &all));
+    for (int i = rank; i < steps; i += ranks) {
+        scales_at(s, (double)i / steps);
+        PARE_TRY_DONE(site_error(s, &mine[i / ranks]));
+        if (i == 0)
+            PARE_TRY_DONE(note_before(s));
+    }
+    if (facts)
+        PARE_TRY_DONE(pare_comm_gather(s->site->ranks, mine, each * (int64_t)sizeof *mine, all));
+    for (int i = 0; i < steps; i++)
+        errors[i] = facts ? all[i % ranks * each + i / ranks] : mine[i];
+done:
+    free(all);
+    free(mine);
+    return status;
+}
+
 static pare_status search_alpha(grid *s)
 {
     pare_quant_site *site = s->site;
-    int steps = site->tuning.grid > 0 ? site->tuning.grid : GRID;
-    double least = INFINITY, plain = NAN;
-    int best = 0;
-    for (int i = 0; i < steps; i++) {
-        double error;
-        scales_at(s, (double)i / steps);
-        PARE_TRY(site_error(s, &error));
-        if (i == 0) {
-            plain = error;
-            PARE_TRY(note_before(s));
-        }
-        if (error < least) {
-            least = error;
+    int steps = site->tuning.grid > 0 ? site->tuning.grid : GRID, best = 0;
+    double *errors = NULL, least = INFINITY;
+    PARE_TRY(pare__calloc((size_t)steps, sizeof *errors, &errors));
+    pare_status status = try_alphas(s, steps, errors);
+    for (int i = 0; i < steps; i++)
+        if (errors[i] < least) {
+            least = errors[i];
             best = i;
         }
-    }
+    double plain = errors[0];
+    free(errors);
+    PARE_TRY(status);
     scales_at(s, (double)best / steps);
     pare__fold_spread(site, s->scales);
     snprintf(site->note, sizeof site->note, "alpha %.3g, error %.3g of that without scales",

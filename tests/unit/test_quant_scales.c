@@ -1,8 +1,10 @@
 /* test_quant_scales.c - AWQ's and SmoothQuant's scales of a site's inputs. */
 #include "calib_fixture.h"
 #include "far_backend.h"
+#include "thread_comm.h"
 
 #include <math.h>
+#include <string.h>
 
 static pare_backend *be;
 
@@ -235,6 +237,67 @@ static void far_memory_gives_the_same(void **unused)
     }
 }
 
+/* ---- ranks ----------------------------------------------------------------------------------- */
+
+typedef struct found {
+    float scales[64];
+    char note[160];
+    double before;
+} found;
+
+/* A backend, layer and statistics of its own, the same in each. comm NULL: alone. */
+static pare_status find(pare_comm *comm, int grid, found *f)
+{
+    pare_backend *own;
+    assert_ok(pare_cpu_create(&(pare_cpu_options){.threads = 1}, &own));
+    calib_case c = calib_case_make(
+        &(calib_options){.be = own, .rows = 16, .cols = 64, .samples = 200, .scheme = "w3g32"});
+    pare_quant_site site = site_of(&c);
+    site.tuning.grid = grid;
+    site.ranks = comm;
+    pare_status status = pare_quant_find("awq")->scale_site(own, &site);
+    memcpy(f->scales, site.scales, sizeof f->scales);
+    memcpy(f->note, site.note, sizeof f->note);
+    f->before = site.before[0];
+    free(site.scales);
+    calib_case_free(&c);
+    pare_backend_free(&own);
+    return status;
+}
+
+typedef struct shared {
+    int grid;
+    found by[THREAD_COMM_MOST];
+} shared;
+
+static pare_status find_together(void *user, pare_comm *comm)
+{
+    shared *s = user;
+    return find(comm, s->grid, &s->by[pare_comm_facts_of(comm)->rank]);
+}
+
+/* More ranks than scales are no matter. */
+static void ranks_find_together_what_one_finds(void **unused)
+{
+    (void)unused;
+    static const struct {
+        int ranks, grid;
+    } cases[] = {{2, 20}, {3, 20}, {5, 7}, {4, 3}, {3, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        pare_status statuses[THREAD_COMM_MOST];
+        shared s = {.grid = cases[i].grid};
+        found alone;
+        assert_ok(find(NULL, s.grid, &alone));
+        thread_comm_run(cases[i].ranks, find_together, &s, statuses);
+        for (int r = 0; r < cases[i].ranks; r++) {
+            assert_int_equal(statuses[r], PARE_OK);
+            assert_memory_equal(s.by[r].scales, alone.scales, sizeof alone.scales);
+            assert_string_equal(s.by[r].note, alone.note);
+        }
+        assert_memory_equal(&s.by[0].before, &alone.before, sizeof alone.before);
+    }
+}
+
 /* The nth allocation fails, for every n: a clean status, and nothing is lost. */
 static void every_allocation_may_fail(void **unused)
 {
@@ -267,6 +330,7 @@ int main(void)
         cmocka_unit_test(places_that_are_shared_get_one_scale),
         cmocka_unit_test(what_cannot_be_scaled_is_left_alone),
         cmocka_unit_test(far_memory_gives_the_same),
+        cmocka_unit_test(ranks_find_together_what_one_finds),
         cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, open_cpu, close_cpu);

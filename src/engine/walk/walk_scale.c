@@ -280,6 +280,7 @@ static pare_status ask(pare__walker *w, pare__walk_site *s, const pare_site_stat
                          .foldable = s->foldable,
                          .search = s->scaling->search,
                          .tuning = s->scaling->tuning,
+                         .ranks = w->job->ranks,
                          .scales = s->scales};
     for (int l = 0; l < s->site.count; l++) {
         const pare__task *task = s->task[l] >= 0 ? &w->job->tasks[s->task[l]] : NULL;
@@ -323,9 +324,8 @@ pare_status pare__walk_scale(pare__walker *w, int64_t index)
     PARE_TRY(pare__calloc((size_t)s->site.cols, sizeof *s->scales, &s->scales));
     for (int64_t c = 0; c < s->site.cols; c++)
         s->scales[c] = 1;
-    if (pare__leads(w->job))
-        PARE_TRY(ask(w, s, w->stats[index]));
-    PARE_TRY(pare__walk_tell_scales(w, index));
+    PARE_TRY(ask(w, s, w->stats[index]));
+    PARE_TRY(pare__walk_tell_scales(w, index)); /* what the first one knows of them, too */
     s->scaled = s->scaled && sensible(s->scales, s->site.cols);
     if (s->scaled)
         PARE_TRY(put_changed(w, s, &finite));
