@@ -89,6 +89,53 @@ def every_loss_and_init_of_a_decoder_learns():
             assert f'"hidden_size": {width}' in (work / f"{i}/config.json").read_text()
 
 
+def cut_from(teacher, shape, init, work):
+    """The values that a student begins with: after a step that moves nothing."""
+    pare("distill", "--teacher", teacher, "--student", shape, "--init", init, "--data",
+         tokens(work / "t.u16"), *DECODER, "--lr", 1e-30, "--steps", 1, "-o", work / init)
+    return {name: t.f32() for name, t in read(work / init).items()}
+
+
+def layer_of(name):
+    """The teacher's name of a tensor: of four layers the second and the last stay."""
+    return re.sub(r"layers\.(\d)", lambda m: f"layers.{2 * int(m[1]) + 1}", name)
+
+
+def students_begin_with_what_their_teacher_has():
+    """Every k-th layer as it is; of a subclone the features and neurons of largest weights, and
+    each product times √(inputs before/inputs left)."""
+    with folder() as work:
+        source = smooth(work / "teacher")
+        teacher = {name: t.f32() for name, t in read(source).items()}
+        whole = cut_from(source, "2x32", "every-k", work)
+        for name, w in whole.items():
+            name = layer_of(name)
+            assert (w == teacher[name]).all(), name
+
+        small = cut_from(source, "2x16,heads=4,ffn=16", "subclone", work)
+        squares = {name: w.astype(np.float64) ** 2 for name, w in teacher.items()}
+        writes = ("o_proj.weight", "down_proj.weight")
+        worth = sum(s if s.ndim == 1 else s.sum(1 if name.endswith(writes) else 0)
+                    for name, s in squares.items())
+        kept = np.sort(np.argsort(-worth)[:16])
+        for name, w in small.items():
+            name = layer_of(name)
+            want, gain = teacher[name], 1
+            layer = name.rsplit(".", 3)[0]
+            if "mlp" in name:
+                neurons = sum(squares[f"{layer}.mlp.{which}_proj.weight"].sum(axis)
+                              for which, axis in (("gate", 1), ("up", 1), ("down", 0)))
+                neurons = np.sort(np.argsort(-neurons)[:16])
+                want = want[:, neurons] if "down" in name else want[neurons]
+            if want.ndim == 1:
+                want = want[kept]
+            elif name.endswith(writes):
+                want, gain = want[kept], 2 if "down" in name else 1
+            else:
+                want, gain = want[:, kept], 1 if "embed" in name else 2 ** 0.5
+            assert w.shape == want.shape and np.allclose(w, want * gain, 1e-6, 0), name
+
+
 def networks_learn_from_labels_and_from_a_teacher():
     with folder() as work:
         train, test = images(work), images(work, "test", 200, 1)
@@ -441,6 +488,7 @@ def too_little_memory_is_answered_with_a_batch_that_fits():
 main([a_student_comes_closer_to_its_teacher,
       a_vocabulary_of_logits_never_stands_in_memory,
       every_loss_and_init_of_a_decoder_learns,
+      students_begin_with_what_their_teacher_has,
       networks_learn_from_labels_and_from_a_teacher,
       a_cache_gives_what_it_was_made_of,
       a_quantised_teacher_teaches_its_values_and_takes_half_in_bf16,

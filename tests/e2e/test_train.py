@@ -216,6 +216,35 @@ def a_decoder_learns_tokens_in_its_own_dtype():
         assert r["steps"] == round(3 * 124 / 8) or r["steps"] > 0
 
 
+def a_plan_for_several_gpus_is_that_of_a_ring():
+    """2·(N − 1)/N of the gradients' bytes over the slowest link, in buckets of 25 MiB, all but the
+    last of them behind what backward has left to do."""
+    with folder() as work:
+        train = images(work, size=28)
+        for arch, batch in (("mlp:784-4096-4096-4", 32), ("mlp:784-4096-4096-4", 4096),
+                            ("mlp:784-16-4", 32)):
+            s = pare_json("train", f"{arch},in=1,size=28", "--data", train, "--batch", batch,
+                          "--steps", 1, "--plan", "-o", work / "out.h5")["scaling"]
+            widths = [int(n) for n in arch[4:].split("-")]
+            weights = [a * b for a, b in zip(widths, widths[1:])]
+            gradients = s["gradient_bytes"]
+            assert abs(gradients / 4 - sum(weights) - sum(widths[1:])) < 64, gradients
+            step, buckets = s["step_seconds"], max(1, gradients / (25 << 20))
+            assert abs(step * 30e12 / (6 * batch * sum(weights)) - 1) < 0.01, step
+            assert [r["ranks"] for r in s["ranks"]] == [2, 8, 64]
+            for r in s["ranks"]:
+                n = r["ranks"]
+                moved = 2 * (n - 1) / n * gradients
+                link, wait = (45e9, 20e-6) if n > 8 else (360e9, 8e-6)
+                seconds = moved / link + buckets * 2 * (n - 1) * wait
+                behind = min(seconds, step * 2 / 3) * (buckets - 1) / buckets
+                for name, want in (("bytes", moved), ("seconds", seconds),
+                                   ("exposed_seconds", seconds - behind),
+                                   ("efficiency", step / (step + seconds - behind))):
+                    assert abs(r[name] / want - 1) < 1e-6, (arch, batch, n, name, r[name], want)
+        assert not list(work.glob("out.h5*"))
+
+
 def bad_input_gets_one_sentence():
     with folder() as work:
         train = images(work)
@@ -263,4 +292,5 @@ if __name__ == "__main__":
           killed_trainings_end_with_the_same_bytes, only_the_same_training_continues,
           zeros_of_rounding_are_no_masks, an_interrupted_training_says_how_to_go_on,
           pruned_weights_stay_exactly_zero, frozen_parameters_do_not_move,
-          a_decoder_learns_tokens_in_its_own_dtype, bad_input_gets_one_sentence])
+          a_decoder_learns_tokens_in_its_own_dtype, a_plan_for_several_gpus_is_that_of_a_ring,
+          bad_input_gets_one_sentence])

@@ -1,6 +1,10 @@
 /* test_mpi_train.c - a training of several processes: as one alone, but for rounding; the same
  * bytes again; saved, found again, and stopped by a rank that fails. Run by tests/mpi/mpirun.sh. */
-#include "train_fixture.h"
+#include "distill_fixture.h"
+
+#include "pare/lowrank.h"
+#include "pare/prune.h"
+#include "pare/quant.h"
 
 #include "comm/comm_impl.h"
 
@@ -218,6 +222,167 @@ static void test_running_statistics_are_those_of_all_ranks(void **state)
     check(&data, options_of(PARE_SGD, 0.05), false);
 }
 
+/* What the first batch norm of 8 channels has as its running mean after one step. */
+static void running_mean(const train_fixture_options *data, pare_comm *ranks, float *mean)
+{
+    train_fixture f = fixture_of(data);
+    pare_train_options options = options_of(PARE_SGD, 0.05);
+    const pare_param *p = NULL;
+    options.curve.steps = 1;
+    pare_trainer *trainer = trainer_of(&f, &options, ranks, NULL);
+    assert_ok(pare_trainer_run(trainer, f.sched, NULL));
+    for (int64_t i = pare_model_param_count(f.model); i-- > 0;)
+        if (strstr(pare_model_param(f.model, i)->name, "running_mean"))
+            p = pare_model_param(f.model, i);
+    assert_non_null(p);
+    assert_int_equal(pare_tensor_count(&p->value), 8);
+    memcpy(mean, p->value.data, 8 * sizeof *mean);
+    pare_trainer_free(&trainer);
+    fixture_free(&f);
+}
+
+/* The mean of what ranks see in parts of one size is the mean of the whole batch. */
+static void test_running_means_are_those_of_the_whole_batch(void **state)
+{
+    (void)state;
+    train_fixture_options data = {
+        .arch = "cnn:8-p-8,in=1,size=8,classes=4", .shuffle = true, .batch = 16};
+    float alone[8], together[8], most = 0;
+    running_mean(&data, NULL, alone);
+    running_mean(&data, comm, together);
+    for (int i = 0; i < 8; i++) {
+        most = fmaxf(most, fabsf(alone[i]));
+        if (!(fabsf(alone[i] - together[i]) <= 1e-6F))
+            fail_msg("channel %d: %.9g alone, %.9g of %d ranks", i, (double)alone[i],
+                     (double)together[i], size);
+    }
+    assert_true(most > 1e-3F);
+}
+
+/* ---- parts ----------------------------------------------------------------------------------- */
+
+enum { RIGL, QAT, LORA, PARTS };
+
+/* The values that a training with a part ends with. */
+static float *train_part(int which, pare_comm *ranks, int64_t *count)
+{
+    train_fixture f = fixture_of(&(train_fixture_options){.shuffle = true, .batch = 16});
+    pare_train_options options = options_of(PARE_SGD, 0.05);
+    pare_mask_options moving = {.schedule = PARE_MASKS_RIGL, .final = 0.6, .each = 3};
+    pare_masks *masks = NULL;
+    pare_qat *qat = NULL;
+    pare_lora *lora = NULL;
+    pare_train_part *part = NULL;
+    pare_trainer *trainer = NULL;
+    if (which == RIGL) {
+        assert_ok(pare_masks_create(&moving, f.model, &masks));
+        assert_ok(pare_masks_part(masks, f.be, &part));
+    } else if (which == QAT) {
+        pare_qat_options rounded = {0};
+        assert_ok(pare_scheme_parse("w4", &rounded.scheme));
+        assert_ok(pare_qat_create(&rounded, f.model, &qat));
+        assert_ok(pare_qat_part(qat, f.be, &part));
+    } else {
+        assert_ok(pare_lora_create(&(pare_lora_options){.rank = 3}, f.model, &lora));
+        assert_ok(pare_lora_part(lora, f.be, &part));
+    }
+    assert_ok(pare_trainer_create(&(pare_train_setup){.options = &options,
+                                                      .model = f.model,
+                                                      .be = f.be,
+                                                      .dataset = f.dataset,
+                                                      .parts = &part,
+                                                      .part_count = 1,
+                                                      .comm = ranks},
+                                  &trainer));
+    assert_ok(pare_trainer_run(trainer, f.sched, NULL));
+    pare_trainer_free(&trainer);
+    float *values = fixture_values(f.model, count);
+    pare_masks_free(&masks);
+    pare_qat_free(&qat);
+    pare_lora_free(&lora);
+    fixture_free(&f);
+    return values;
+}
+
+/* Parts look at gradients that are whole: every rank changes the same masks, steps and factors.
+ * Rounding and the choice of masks may tip over where a sum has another order; factors may not. */
+static void test_parts_do_the_same_on_all_ranks(void **state)
+{
+    (void)state;
+    for (int which = 0; which < PARTS; which++) {
+        int64_t count;
+        float *together = train_part(which, comm, &count);
+        assert_ok(pare_comm_agree(comm, together, count * 4, "what was learned"));
+        float *alone = train_part(which, NULL, &count);
+        for (int64_t i = 0; which == LORA && i < count; i++)
+            assert_true(fabsf(alone[i] - together[i]) <= 1e-3F);
+        free(alone), free(together);
+    }
+}
+
+/* ---- a teacher's cache ----------------------------------------------------------------------- */
+
+/* The losses of a student that learns from a teacher or its cache. */
+static void learn_outputs(const duel_options *base, pare_comm *ranks, float *losses)
+{
+    duel_options own = *base;
+    assert_ok(pare_cpu_create(NULL, &own.data.be));
+    duel d = duel_make(&own);
+    pare_train_options options = options_of(PARE_SGD, 0.05);
+    pare_trainer *trainer = NULL;
+    const float *all;
+    int64_t count;
+    assert_ok(pare_trainer_create(&(pare_train_setup){.options = &options,
+                                                      .model = d.f.model,
+                                                      .be = d.f.be,
+                                                      .dataset = d.f.dataset,
+                                                      .terms = d.terms,
+                                                      .term_count = d.term_count,
+                                                      .teacher = d.teacher,
+                                                      .comm = ranks},
+                                  &trainer));
+    assert_ok(pare_trainer_run(trainer, d.f.sched, NULL));
+    pare_trainer_losses(trainer, &all, &count);
+    assert_int_equal(count, STEPS);
+    memcpy(losses, all, STEPS * sizeof *losses);
+    pare_trainer_free(&trainer);
+    duel_free(&d);
+}
+
+/* Each rank reads of its own samples what the teacher gave; with all outputs kept it is the teacher
+ * itself. */
+static void test_of_a_cache_each_rank_reads_its_own_samples(void **state)
+{
+    (void)state;
+    duel_options o = {.student_arch = "mlp:64-12-4",
+                      .teacher_arch = "mlp:64-16-4",
+                      .data = {.batch = 16, .shuffle = true},
+                      .losses = "kl"};
+    train_fixture_options inference = o.data;
+    inference.arch = o.teacher_arch;
+    inference.inference = true;
+    train_fixture f = fixture_of(&inference);
+    duel_fill(f.be, f.model, 8);
+    char path[512];
+    snprintf(path, sizeof path, "%s/teacher.h5", f.folder);
+    const pare_cache_options whole = {
+        .path = path, .teacher = f.model, .be = f.be, .dataset = f.dataset, .batch = 16, .k = 4};
+    pare_cache_facts facts;
+    pare_teacher_cache *cache = NULL;
+    float cached[STEPS], live[STEPS];
+    assert_ok(pare_cache_make(f.sched, &whole, &facts));
+    learn_outputs(&o, NULL, live);
+    assert_ok(pare_cache_open(path, NULL, f.dataset, 4, 1, &cache));
+    o.cache = cache;
+    learn_outputs(&o, comm, cached);
+    for (int i = 0; i < STEPS; i++)
+        if (!(fabsf(cached[i] - live[i]) <= 2e-3F * (1 + live[i])))
+            fail_msg("step %d: a loss of %g of %d ranks from the cache, %g from the teacher", i + 1,
+                     (double)cached[i], size, (double)live[i]);
+    pare_cache_close(&cache);
+    fixture_free(&f);
+}
+
 static void test_a_batch_that_cannot_be_dealt_out_is_refused(void **state)
 {
     (void)state;
@@ -325,6 +490,9 @@ int main(void)
         cmocka_unit_test(test_a_wide_model_learns_as_one_rank_would),
         cmocka_unit_test(test_what_a_loss_learns_is_of_all_ranks),
         cmocka_unit_test(test_running_statistics_are_those_of_all_ranks),
+        cmocka_unit_test(test_running_means_are_those_of_the_whole_batch),
+        cmocka_unit_test(test_parts_do_the_same_on_all_ranks),
+        cmocka_unit_test(test_of_a_cache_each_rank_reads_its_own_samples),
         cmocka_unit_test(test_a_batch_that_cannot_be_dealt_out_is_refused),
         cmocka_unit_test(test_who_begins_otherwise_is_named),
         cmocka_unit_test(test_a_saved_training_goes_on_with_the_same_bytes),

@@ -245,7 +245,11 @@ void duel_check(duel *d)
     for (size_t i = 0; i < d->term_count; i++)
         for (size_t k = 0; k < d->terms[i].learned_count; k++) {
             pare_learned *w = &d->terms[i].learned[k];
-            all += check_one(d, w->name, w->value, w->grad);
+            double squared = check_one(d, w->name, w->value, w->grad);
+            if (!(squared > 1e-8)) /* along a gradient of 0 there is nothing to see */
+                fail_msg("%s has a gradient of length %g: it learns nothing", w->name,
+                         sqrt(squared));
+            all += squared;
         }
     assert_true(all > 1e-4);
 }

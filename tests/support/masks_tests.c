@@ -516,6 +516,30 @@ static void movement_takes_what_training_moves_towards_zero(void **state)
     expect_movement(&o, 3, 5);
 }
 
+/* ---- the end --------------------------------------------------------------------------------- */
+
+/* A change that is due behind the last step is made: what is written is as sparse as asked. */
+static void the_last_step_changes_masks_too(void **state)
+{
+    (void)state;
+    static const pare_mask_options last[] = {
+        {.schedule = PARE_MASKS_GRADUAL, .final = 0.8, .end = 1, .each = 20},
+        {.schedule = PARE_MASKS_ITERATIVE, .final = 0.8, .end = 1, .rounds = 3},
+    };
+    for (size_t i = 0; i < sizeof last / sizeof *last; i++) {
+        masks_run *run = begin(NULL, &last[i], NULL);
+        while (run->step < STEPS)
+            assert_ok(masks_step(run));
+        expect_exact(run);
+        for (int64_t p = 0; p < run->params; p++)
+            if (masks_has(run, p)) {
+                assert_true(changed(run, p));
+                assert_int_equal(masks_zeros(run, p), (int64_t)rint(0.8 * (double)run->count[p]));
+            }
+        masks_end(run);
+    }
+}
+
 int masks_tests(pare_backend *(*make)(void))
 {
     make_backend = make;
@@ -532,6 +556,7 @@ int masks_tests(pare_backend *(*make)(void))
         cmocka_unit_test(set_draws_places_by_the_seed),
         cmocka_unit_test(masks_fall_at_the_end),
         cmocka_unit_test(movement_takes_what_training_moves_towards_zero),
+        cmocka_unit_test(the_last_step_changes_masks_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
 #include "test.h"
 
 #include "engine/grid/grid_impl.h"
+#include "engine/report/html.h"
 
 #include <unistd.h>
 
@@ -220,6 +221,38 @@ static void rows_say_what_was_kept_and_which_are_on_the_front(void **state)
     pare_grid_free(&g);
 }
 
+/* Who is no better and costs more, or as much and is worse, is not on the front; half a percent of
+ * a cost counts as none. */
+static void who_is_beaten_at_its_cost_is_not_on_the_front(void **state)
+{
+    (void)state;
+    static const struct {
+        double ppl;
+        int64_t bytes;
+        bool front;
+    } points[] = {{4, 1000, true}, {5, 500, true},     {5.5, 500, false}, {5, 600, false},
+                  {5, 502, true},  {5.01, 498, false}, {8, 400, true}};
+    enum { POINTS = sizeof points / sizeof *points };
+    pare_grid *g = parse(FRONT "steps:\n  - prune: { sparsity: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6] }\n"
+                               "  - eval: {}\n");
+    pare_report *report = NULL;
+    pare__json *rows[POINTS];
+    const pare_run_options options = {.threads = 2};
+    assert_int_equal(g->point_count, POINTS);
+    for (size_t i = 0; i < POINTS; i++)
+        rows[i] = done_row(g, i, points[i].ppl, 0.5, points[i].bytes);
+    assert_ok(pare__grid_report(g, "d", false, rows, &options, &report));
+    for (size_t i = 0; i < POINTS; i++) {
+        const pare__json *list = pare__json_get(report->root, "points");
+        if (pare__on_front(pare__json_at(list, i), "bytes") != points[i].front)
+            fail_msg("%g at %lld bytes is%s on the front", points[i].ppl,
+                     (long long)points[i].bytes, points[i].front ? " not" : "");
+        pare__json_free(&rows[i]);
+    }
+    pare_report_free(&report);
+    pare_grid_free(&g);
+}
+
 static void the_csv_quotes_what_needs_it(void **state)
 {
     (void)state;
@@ -274,6 +307,7 @@ int main(void)
         cmocka_unit_test(a_grid_that_is_too_large_is_refused),
         cmocka_unit_test(the_sweep_has_settings_of_its_own_and_a_seed_may_be_given),
         cmocka_unit_test(rows_say_what_was_kept_and_which_are_on_the_front),
+        cmocka_unit_test(who_is_beaten_at_its_cost_is_not_on_the_front),
         cmocka_unit_test(the_csv_quotes_what_needs_it),
         cmocka_unit_test(a_page_escapes_all_that_comes_from_files),
     };

@@ -190,6 +190,36 @@ static void accumulation_is_the_larger_batch(void **state)
     free(whole);
 }
 
+/* Two rounds of one epoch each are two trainings, the second from where the first ended: nothing of
+ * the optimiser goes from one to the other. */
+static void a_curve_that_begins_again_is_a_training_that_begins_again(void **state)
+{
+    (void)state;
+    enum { ROUND = 6 }; /* batches of 16 in 96 samples */
+    static const pare_optimiser optimisers[] = {PARE_SGD, PARE_ADAMW};
+    for (int i = 0; i < 2; i++) {
+        train_fixture_options data = {.batch = 16};
+        pare_train_options one = options_of(optimisers[i], 0.02, ROUND), both = one;
+        int64_t count;
+        double loss;
+        both.curve.steps = 2 * ROUND;
+        both.curve.period = ROUND;
+        both.curve.restarts = 1;
+        float *together = train(&data, &both, &count, &loss);
+        train_fixture f = fixture_make(&data);
+        for (int round = 0; round < 2; round++) {
+            pare_trainer *trainer = trainer_of(&f, &one);
+            assert_ok(pare_trainer_run(trainer, f.sched, NULL));
+            pare_trainer_free(&trainer);
+        }
+        float *apart = fixture_values(f.model, &count);
+        assert_memory_equal(together, apart, (size_t)count * sizeof *apart);
+        free(together);
+        free(apart);
+        fixture_free(&f);
+    }
+}
+
 static void clipping_bounds_a_step(void **state)
 {
     (void)state;
@@ -503,6 +533,7 @@ int main(void)
         cmocka_unit_test(a_residual_network_learns),
         cmocka_unit_test(the_same_run_ends_with_the_same_bytes),
         cmocka_unit_test(accumulation_is_the_larger_batch),
+        cmocka_unit_test(a_curve_that_begins_again_is_a_training_that_begins_again),
         cmocka_unit_test(clipping_bounds_a_step),
         cmocka_unit_test(the_average_swaps_in_and_out),
         cmocka_unit_test(frozen_parameters_stay),
