@@ -147,6 +147,11 @@ def networks_learn_from_labels_and_from_a_teacher():
                       "--epochs", 8, "--batch", 32, "--lr", 0.05, "-o", work / "student.h5")
         assert r["eval"]["top1"] > 0.95, r["eval"]
         assert len(r["terms"]) == 2 and all(t["mean"] > 0 for t in r["terms"]), r["terms"]
+        labels = pare_json("distill", "--teacher", work / "teacher.h5", "--student",
+                           "cnn:4-p-8,classes=4,size=12,in=1", "--data", train, "--loss", "ce",
+                           "--epochs", 8, "--batch", 32, "--lr", 0.05, "-o", work / "labels.h5",
+                           "--plan")
+        assert labels["predicted"]["flops"] < 0.9 * r["predicted"]["flops"], "the teacher is asked"
         bare = work / "bare-images-idx3-ubyte"
         bare.write_bytes(train.read_bytes())
         pare("distill", "--teacher", work / "teacher.h5", "--student",

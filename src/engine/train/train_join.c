@@ -80,6 +80,14 @@ static pare_status check_cache(const pare__training *t)
     return PARE_OK;
 }
 
+static bool labels_alone(const pare_distill_options *losses)
+{
+    bool others = false;
+    for (int k = 0; k < PARE_DISTILL_KINDS; k++)
+        others |= k != PARE_DISTILL_CE && (losses->weight[k].from > 0 || losses->weight[k].to > 0);
+    return !others;
+}
+
 static pare_status create_losses(pare__training *t)
 {
     PARE_REQUIRE(t->teacher.model || !t->job->cache, PARE_ERR_ARGUMENT,
@@ -88,6 +96,8 @@ static pare_status create_losses(pare__training *t)
         return PARE_OK;
     decide_losses(t);
     PARE_TRY(check_cache(t));
+    if (!t->job->cache && labels_alone(&t->losses))
+        pare_model_free(&t->teacher.model); /* the student may have been cut out of it, no more */
     return pare_distill_create(&t->losses, t->subject.model, t->teacher.model, NULL, &t->distill);
 }
 
