@@ -334,6 +334,7 @@ pare_status pare__has_journal(const pare_recipe *recipe, bool *has);
 
 pare_status pare__job_boot(pare__job *job);   /* before it, of all processes */
 pare_status pare__job_resume(pare__job *job); /* opens the journal, takes over what it holds */
+void pare__job_forget(pare__job *job);        /* a walk's results: what came of them is void */
 pare_status pare__journal_select(pare__job *job);
 pare_status pare__journal_ranges(pare__job *job);
 pare_status pare__journal_count(pare__job *job);

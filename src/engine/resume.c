@@ -134,6 +134,12 @@ static void forget_written(pare__job *job)
     }
 }
 
+void pare__job_forget(pare__job *job)
+{
+    job->counted = false;
+    forget_written(job);
+}
+
 static void count_chunk(pare__job *job, const chunk_record *r)
 {
     pare__chunk *chunk = &job->chunks[r->chunk];
@@ -358,6 +364,9 @@ pare_status pare__job_resume(pare__job *job)
                                     &job->resumed, &job->journal));
     if (!job->resumed && job->options->overwrite)
         PARE_TRY_DONE(drop_leftovers(job));
+    /* Of a walk that was whole once some may be unsure now, and done again with other bytes. */
+    if (!job->finished && (job->laid_out || job->counted) && !pare__walk_whole(job))
+        PARE_TRY_DONE(pare__walk_forget(job->walker));
     if (!job->finished && (!job->laid_out || !pare__exists(part)))
         forget_written(job);
     PARE_TRY_DONE(pare_journal_add(job->journal, RECORD_BOOT, job->boot, sizeof job->boot));

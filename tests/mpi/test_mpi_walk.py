@@ -1,5 +1,6 @@
 """Compression with data by several processes: as one alone but for rounding, the same bytes again,
 and after kills; told by all when one fails. --cuda: on devices, a few of these."""
+import collections
 import json
 import os
 import pathlib
@@ -7,13 +8,14 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "e2e"))
 import numpy as np
-from support import LONG, PARE, folder, main, pare, skip, tensor, tree, write
+from support import LONG, PARE, folder, main, pare, read, skip, tensor, tree, write
 
 if not shutil.which("mpirun"):
     skip("mpirun is not installed")
@@ -45,7 +47,7 @@ steps:
 """
 
 
-def source(work, name="model", spoil=None):
+def source(work, name="model", spoil=None, samples=32):
     rng = np.random.default_rng(7)
     tensors = {}
 
@@ -75,7 +77,7 @@ def source(work, name="model", spoil=None):
         "intermediate_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
         "num_key_value_heads": KV, "vocab_size": VOCABULARY, "max_position_embeddings": 128,
         "rms_norm_eps": 1e-5, "tie_word_embeddings": True}))
-    rng.integers(0, VOCABULARY, 64 * 32 + 1).astype("<u2").tofile(work / "tokens.u16")
+    rng.integers(0, VOCABULARY, 64 * samples + 1).astype("<u2").tofile(work / "tokens.u16")
 
 
 def launched(processes, command):
@@ -164,11 +166,36 @@ def children(process):
     return [int(word) for word in found.stdout.split()]
 
 
-def cut(command, processes, work, after, whole):
-    """Starts it and kills one of its processes, or all; False if it was done before."""
+def started(command, processes, work):
     line, environment = launched(processes, command)
     with open(work / "said.txt", "w") as said:
-        process = subprocess.Popen(line, cwd=work, env=environment, stdout=said, stderr=said)
+        return subprocess.Popen(line, cwd=work, env=environment, stdout=said, stderr=said)
+
+
+def remove(out):
+    """An output, if it is there."""
+    if out.is_file():
+        out.unlink()
+    shutil.rmtree(out, ignore_errors=True)
+
+
+def kill(process, victims):
+    for pid in victims:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:  # mpirun may miss one that dies while it is being started
+        assert not children(process), "the others go on"
+        process.kill()
+        process.wait()
+
+
+def cut(command, processes, work, after, whole):
+    """Starts it and kills one of its processes, or all; False if it was done before."""
+    process = started(command, processes, work)
     try:
         code = process.wait(after)
         assert code == 0, (work / "said.txt").read_text()[-3000:]
@@ -176,15 +203,22 @@ def cut(command, processes, work, after, whole):
     except subprocess.TimeoutExpired:
         pass
     victims = children(process)
-    for pid in victims if whole else random.sample(victims, min(1, len(victims))):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     if whole:
-        process.kill()
-    process.wait(30)
+        kill(process, [*victims, process.pid])
+    else:
+        kill(process, random.sample(victims, min(1, len(victims))))
     return True
+
+
+def cut_when(command, processes, work, ready, after=0):
+    """Starts it and kills all of it once, or so many seconds after, that is so; what it said."""
+    process = started(command, processes, work)
+    victims = []
+    while process.poll() is None and not ready():
+        victims = victims if len(victims) == processes else children(process)
+    time.sleep(after)
+    kill(process, victims)
+    return (work / "said.txt").read_text()
 
 
 def killed_walks_end_with_the_same_bytes():
@@ -216,16 +250,98 @@ def killed_walks_end_with_the_same_bytes():
     return f"{kills} kills, {runs} finished runs"
 
 
-def another_number_of_processes_is_refused():
+LAYER, BLOCK, DEALT = 65, 66, 68  # of walk_journal.c
+BLOCKS = 2 * LAYERS  # attention and products after it are one each
+
+
+def journalled(work, out):
+    """How many records of each kind there are."""
+    try:
+        journal = (work / f"{out}.journal").read_bytes()
+    except FileNotFoundError:
+        journal = b""
+    found, at = collections.Counter(), 24
+    while at + 16 <= len(journal):
+        record, size = struct.unpack_from("<II", journal, at)
+        found[record] += 1
+        at += 16 + size
+    return found
+
+
+def hidden(work, out):
+    """The states of all samples that go into the block that comes next, and how many processes
+    have them."""
+    name = f"hidden.{journalled(work, out)[BLOCK] % 2}"
+    files = sorted((work / f"{out}.walk").glob(f"deal.*/rank.*/{name}"))
+    return b"".join(path.read_bytes() for path in files), len(files)
+
+
+def deals(work, out):
+    return [number for number in (0, 1) if (work / f"{out}.walk" / f"deal.{number}").exists()]
+
+
+def goes_on(work, out, command, uncut, numbers):
+    """Begun by the first number of processes, cut in the third block; cut by each of the next once
+    it has dealt all out anew; ended by the last. What was done before a cut is as it was."""
+    while not 2 <= journalled(work, out)[BLOCK] < BLOCKS:
+        remove(work / out)
+        cut_when(command, numbers[0], work,
+                 lambda: journalled(work, out)[BLOCK] >= 2 and journalled(work, out)[LAYER] > 8)
+    done, (states, count) = journalled(work, out)[BLOCK], hidden(work, out)
+    assert count == numbers[0]
+    for dealt, (was, number) in enumerate(zip(numbers, numbers[1:])):
+        said = cut_when(command, number, work, lambda: journalled(work, out)[DEALT] > dealt and
+                        len(deals(work, out)) == 1)
+        assert journalled(work, out)[DEALT] == dealt + 1, said[-2000:]
+        wanted = f"begun with {was} process.*goes on with {number}: {done} of {BLOCKS} blocks"
+        assert re.search(wanted, said), said[-2000:]
+        assert hidden(work, out) == (states, number), "other hidden states"
+    said = ranks(4, [*command, "--threads", "2"], work, well=False)
+    assert "was begun with 1 thread" in said and "now it is 2 threads" in said, said[-2000:]
+    ranks(numbers[-1], command, work)
+    assert not left(work, out), left(work, out)
+    for name, values in read(work / out).items():
+        assert "layers.0" not in name or values == uncut[name], f"{name}: other bytes"
+
+
+def another_number_of_processes_goes_on():
+    worst = 0
+    with folder() as work:
+        source(work, samples=256)
+        for job, ending, numbers, more in ((GPTQ, "", (4, 2, 1, 3), ()),
+                                           (JOBS[3][0], ".safetensors", (1, 3, 2), ("--sync",))):
+            out, uncut = f"out{ending}", f"uncut{ending}"
+            many = [*job, "--samples", "256", *more]
+            ranks(numbers[0], named(many, uncut), work)
+            goes_on(work, out, named(many, out), read(work / uncut), numbers)
+            wanted, errors = layers(work, uncut)[0], layers(work, out)[0]
+            off = abs(sum(errors.values()) / sum(wanted.values()) - 1)
+            worst = max(worst, off)
+            assert errors.keys() == wanted.keys() and off < 0.01, off
+    return f"mean errors differ by {worst:.1e} at most"
+
+
+def a_cut_while_files_are_dealt_out_anew_ends_well():
+    random.seed(8)
+    halves = 0
     with folder() as work:
         source(work)
         command = named(GPTQ, "out")
-        while not (work / "out.walk" / "way").exists():
-            shutil.rmtree(work / "out", ignore_errors=True)
-            cut(command, 4, work, random.uniform(0.4, 0.7), True)
-        said = ranks(2, command, work, well=False)
-        assert "begun with 4 processes of 1 thread" in said, said[-2000:]
-        ranks(4, command, work)
+        ranks(4, named(GPTQ, "uncut"), work)
+        for number in (2, 3, 1, 2, 4) * (4 if LONG else 1):
+            while not deals(work, "out"):  # all blocks are done, to be written by whoever comes
+                remove(work / "out")
+                cut_when(command, 4, work, lambda: journalled(work, "out")[BLOCK] == BLOCKS)
+            before = deals(work, "out")
+            cut_when(command, number, work, lambda: deals(work, "out") != before,
+                     random.uniform(0, 0.02))
+            halves += len(deals(work, "out")) == 2
+        if left(work, "out"):
+            ranks(2, command, work)
+        assert not left(work, "out"), left(work, "out")
+        assert read(work / "out") == read(work / "uncut"), "other bytes"
+        assert layers(work, "out")[0] == layers(work, "uncut")[0]
+    return f"{halves} cuts left old files and new ones"
 
 
 def one_that_fails_ends_all_with_its_sentence():
@@ -264,5 +380,5 @@ if CUDA:
     main([several_do_what_one_does])
 main([several_do_what_one_does, a_recipe_of_several_steps_is_shared,
       work_that_cannot_be_shared_is_the_first_ones, killed_walks_end_with_the_same_bytes,
-      another_number_of_processes_is_refused, one_that_fails_ends_all_with_its_sentence,
-      who_was_told_otherwise_is_named])
+      another_number_of_processes_goes_on, a_cut_while_files_are_dealt_out_anew_ends_well,
+      one_that_fails_ends_all_with_its_sentence, who_was_told_otherwise_is_named])

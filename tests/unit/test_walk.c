@@ -446,7 +446,7 @@ static void a_walk_that_lost_a_file_begins_anew(void **state)
         assert_status(walk_run(&b, step, ""), PARE_ERR_FULL);
         writes_left = -1;
         for (int i = 0; i < 2; i++) {
-            snprintf(path, sizeof path, "%s.walk/hidden.%d", b.out, i);
+            snprintf(path, sizeof path, "%s.walk/deal.0/rank.0/hidden.%d", b.out, i);
             assert_int_equal(unlink(path), 0);
         }
         assert_ok(walk_run(&b, step, ""));

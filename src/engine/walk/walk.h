@@ -188,7 +188,9 @@ int64_t pare__walk_source_bytes(const pare__walker *w, int64_t task);
 /* Takes a record of a walk from the journal; *taken: it was one. */
 pare_status pare__walk_take(pare__job *job, uint32_t type, const void *payload, uint32_t size,
                             bool *taken);
-/* Nothing is done yet, whatever the journal says so far. */
+/* Whether there is nothing left to walk for. */
+bool pare__walk_whole(const pare__job *job);
+/* Nothing is done yet, whatever the journal says so far: neither of the walk nor after it. */
 pare_status pare__walk_forget(pare__walker *w);
 /* The files are those that w->dealt and w->deal say. */
 pare_status pare__walk_dealt(pare__walker *w);

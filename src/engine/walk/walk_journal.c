@@ -152,9 +152,16 @@ static pare_status take_layer(pare__job *job, bool same_boot, const char *payloa
     return PARE_OK;
 }
 
+bool pare__walk_whole(const pare__job *job)
+{
+    const pare__walker *w = job->walker;
+    return !w || w->result_bytes == 0 || w->done == w->blocks;
+}
+
 static void forget(pare__walker *w)
 {
     w->done = 0;
+    pare__job_forget(w->job);
     for (int64_t t = 0; t < w->job->count; t++) {
         pare__walked *k = w->job->tasks[t].walked;
         if (!k)
