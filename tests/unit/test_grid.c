@@ -253,6 +253,33 @@ static void who_is_beaten_at_its_cost_is_not_on_the_front(void **state)
     pare_grid_free(&g);
 }
 
+/* Of what is timed 5 % are noise. */
+static void latencies_that_are_all_but_equal_are_equal(void **state)
+{
+    (void)state;
+    static const struct {
+        double ppl, seconds;
+        bool front;
+    } points[] = {{4, 1, true}, {5, 0.96, false}, {6, 0.9, true}};
+    pare_grid *g = parse(FRONT "steps:\n  - prune: { sparsity: [0.1, 0.2] }\n  - eval: {}\n");
+    pare_report *report = NULL;
+    pare__json *rows[3];
+    const pare_run_options options = {.threads = 2};
+    for (size_t i = 0; i < 3; i++) {
+        rows[i] = done_row(g, i, points[i].ppl, 0.5, 1000);
+        pare__json_set_real(pare__json_set_object(rows[i], "latency"), "seconds",
+                            points[i].seconds);
+    }
+    assert_ok(pare__grid_report(g, "d", false, rows, &options, &report));
+    for (size_t i = 0; i < 3; i++) {
+        const pare__json *list = pare__json_get(report->root, "points");
+        assert_int_equal(pare__on_front(pare__json_at(list, i), "latency"), points[i].front);
+        pare__json_free(&rows[i]);
+    }
+    pare_report_free(&report);
+    pare_grid_free(&g);
+}
+
 static void the_csv_quotes_what_needs_it(void **state)
 {
     (void)state;
@@ -308,6 +335,7 @@ int main(void)
         cmocka_unit_test(the_sweep_has_settings_of_its_own_and_a_seed_may_be_given),
         cmocka_unit_test(rows_say_what_was_kept_and_which_are_on_the_front),
         cmocka_unit_test(who_is_beaten_at_its_cost_is_not_on_the_front),
+        cmocka_unit_test(latencies_that_are_all_but_equal_are_equal),
         cmocka_unit_test(the_csv_quotes_what_needs_it),
         cmocka_unit_test(a_page_escapes_all_that_comes_from_files),
     };

@@ -184,7 +184,9 @@ static void add_kept(pare__json *row, const pare__json *points, const char *metr
 static const struct {
     const char *name;
     double sign; /* -1: more is better */
-} costs[] = {{"sparsity", -1}, {"bytes", 1}, {"flops_left", 1}, {"latency", 1}};
+    double same; /* share by which points may differ and cost the same: what is timed is noisy */
+} costs[] = {
+    {"sparsity", -1, 0.005}, {"bytes", 1, 0.005}, {"flops_left", 1, 0.005}, {"latency", 1, 0.05}};
 
 static bool cost_of(const pare__json *row, size_t c, double *value)
 {
@@ -212,14 +214,13 @@ static bool quality_of(const pare__json *row, const char *metric, double *value)
 typedef struct plane {
     double *cost, *quality; /* [count] */
     size_t count;
+    double same; /* share of a cost */
 } plane;
-
-#define SAME_COST 0.005 /* share of a cost by which points may differ and cost the same */
 
 /* Whether no other point is better and costs no more, or costs less and is as good. */
 static bool is_front(const plane *p, size_t at)
 {
-    double cost = p->cost[at], quality = p->quality[at], same = SAME_COST * fabs(cost);
+    double cost = p->cost[at], quality = p->quality[at], same = p->same * fabs(cost);
     if (isnan(cost) || isnan(quality))
         return false;
     for (size_t i = 0; i < p->count; i++)
@@ -243,6 +244,7 @@ static pare_status judge(pare__json *points, const char *metric)
         pare__json_set_array(row, "front");
     }
     for (size_t c = 0; c < sizeof costs / sizeof *costs; c++) {
+        p.same = costs[c].same;
         for (size_t i = 0; i < p.count; i++)
             if (!cost_of(pare__json_at(points, i), c, &p.cost[i]))
                 p.cost[i] = (double)NAN;

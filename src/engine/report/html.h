@@ -33,6 +33,7 @@ typedef struct pare__scatter {
     const char *const *series; /* [series_count] */
     size_t series_count;
     bool zero;   /* the y axis begins at 0 */
+    bool x_zero; /* and so does x */
     bool lines;  /* the dots of a series are joined, in their order */
     bool curves; /* lines alone, no dots and no front */
 } pare__scatter;

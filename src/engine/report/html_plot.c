@@ -247,8 +247,8 @@ void pare__plot_scatter(pare__page *page, const pare__scatter *p)
     pare__text_add(&script,
                    "set key outside top center horizontal Left reverse samplen 2 maxcols 3\n"
                    "set autoscale xfix\n"
-                   "set offsets graph 0.04, graph 0.04, graph 0.04, 0\n%s",
-                   p->zero ? "set yrange [0:*]\n" : "");
+                   "set offsets graph 0.04, graph 0.04, graph 0.04, 0\n%s%s",
+                   p->zero ? "set yrange [0:*]\n" : "", p->x_zero ? "set xrange [0:*]\n" : "");
     set_label(&script, "xlabel", p->x_label);
     set_label(&script, "ylabel", p->y_label);
     if (!p->curves && add_front(&script, p))
@@ -280,10 +280,10 @@ void pare__plot_heat(pare__page *page, const pare__heat *p)
     int cell = p->row_count < 8 ? 120 / (int)p->row_count : p->row_count <= 80 ? 15 : 8;
     size_t each = cell < 12 ? 2 : 1; /* rows that a label stands for */
     double most = p->most;
-    bool any = false;
+    bool any = false; /* that is not 0 */
     for (size_t i = 0; i < count; i++) {
         most = p->values[i] > most ? p->values[i] : most;
-        any = any || isfinite(p->values[i]);
+        any = any || p->values[i] > 0;
     }
     if (!any || !isfinite(most))
         return;

@@ -88,12 +88,14 @@ static const struct {
     const char *key, *title, *label;
     double factor;
     bool scaled; /* in thousands, millions … of what the label begins with */
+    bool timed;  /* differences are seen beside 0, where noise is small */
 } costs[] = {
-    {"sparsity", "sparsity", "share of the weights that are 0", 1, false},
-    {"bytes", "size", "B on disk", 1, true},
+    {"sparsity", "sparsity", "share of the weights that are 0", 1, false, false},
+    {"bytes", "size", "B on disk", 1, true, false},
     {"flops_left", "work", "FLOP of a forward of one sample, products with a zero left out", 1,
+     true, false},
+    {"latency", "latency", "ms of a forward of one batch, median, by pare itself", 1e3, false,
      true},
-    {"latency", "latency", "ms of a forward of one batch, median, by pare itself", 1e3, false},
 };
 
 /* Divides the dots' costs so that their numbers are short; what the label says then. */
@@ -190,6 +192,8 @@ static void add_cost(pare__scene *s, size_t c, bool kept, pare__dot *dots)
     if (count < 2)
         return;
     qsort(dots, count, sizeof *dots, by_x);
+    if (!(dots[0].x < dots[count - 1].x))
+        return; /* all the same, as sparsity is where nothing was pruned */
     snprintf(cost, sizeof cost, "%s%s", costs[c].scaled ? scale_costs(dots, count) : "",
              costs[c].label);
     snprintf(title, sizeof title, "%s%s against %s", s->metric, kept ? " kept" : "",
@@ -203,6 +207,7 @@ static void add_cost(pare__scene *s, size_t c, bool kept, pare__dot *dots)
                                                  .series = (const char *const *)s->series,
                                                  .series_count = s->series_count,
                                                  .zero = kept,
+                                                 .x_zero = costs[c].timed,
                                                  .lines = c == 0 && is_curve(dots, count)});
 }
 

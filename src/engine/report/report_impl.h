@@ -184,6 +184,7 @@
  *       peak_memory, seconds,
  *       front: [ "sparsity" "bytes" "flops_left" "latency" ],    where no other point is better
  *                                   and costs no more than half a percent more
+ *                                   (of latency five)
  *       layers: [ { name, weights, sparsity, error|null } ],
  *       training: [ { step: "train" "distill", losses: as of train } ]|null
  *     } ]
