@@ -146,6 +146,15 @@ static pare_status check_outputs(const pare_model *student, const pare_model *te
 }
 
 /* Both must take the same batches. */
+static void list_channels(const float *values, int64_t count, char *text, size_t size)
+{
+    size_t used = 0;
+    text[0] = '\0';
+    for (int64_t c = 0; c < count && used < size; c++)
+        used +=
+            (size_t)snprintf(text + used, size - used, "%s%.9g", c ? "," : "", (double)values[c]);
+}
+
 static pare_status check_inputs(const pare_model *student, const pare_model *teacher)
 {
     const pare_model_facts *s = pare_model_facts_of(student), *t = pare_model_facts_of(teacher);
@@ -159,7 +168,15 @@ static pare_status check_inputs(const pare_model *student, const pare_model *tea
                  "the student takes images of %lldx%lldx%lld, the teacher of %lldx%lldx%lld",
                  (long long)s->height, (long long)s->width, (long long)s->channels,
                  (long long)t->height, (long long)t->width, (long long)t->channels);
-    return PARE_OK;
+    if (s->tokens || pare_model_same_pixels(s, t))
+        return PARE_OK;
+    char mean[64], deviation[64];
+    list_channels(t->mean, t->channels, mean, sizeof mean);
+    list_channels(t->std, t->channels, deviation, sizeof deviation);
+    PARE_FAIL(PARE_ERR_ARGUMENT,
+              "the student takes pixels scaled otherwise than the teacher, and both get the same: "
+              "give it those of the teacher, --scale %.9g --mean %s --std %s",
+              (double)t->scale, mean, deviation);
 }
 
 static pare_status check_cache(const pare_distill_options *o, const pare_model *student,

@@ -4,6 +4,7 @@
  * memory that copies fast; then all go over in one copy. */
 #include "node.h"
 
+#include <math.h>
 #include <string.h>
 
 #define ALIGN 256
@@ -85,4 +86,19 @@ pare_status pare__inputs_take(pare_model *m, const pare_batch *batch)
 const pare_batch *pare_model_batch(const pare_model *model)
 {
     return &model->batch;
+}
+
+/* A scale or deviation of 0 counts as 1. */
+static bool same_factor(float a, float b)
+{
+    return !(fabsf((a == 0 ? 1 : a) - (b == 0 ? 1 : b)) > 0);
+}
+
+bool pare_model_same_pixels(const pare_model_facts *a, const pare_model_facts *b)
+{
+    bool same = !a->tokens && !b->tokens && a->height == b->height && a->width == b->width &&
+                a->channels == b->channels && same_factor(a->scale, b->scale);
+    for (int64_t c = 0; same && c < a->channels; c++)
+        same = !(fabsf(a->mean[c] - b->mean[c]) > 0) && same_factor(a->std[c], b->std[c]);
+    return same;
 }

@@ -40,10 +40,7 @@ static pare_status check_against(const pare_eval_options *o, const char *what)
                  (long long)b->classes);
     bool same = a->tokens == b->tokens && a->vocabulary <= b->vocabulary;
     if (!a->tokens)
-        same = same && a->height == b->height && a->width == b->width &&
-               a->channels == b->channels && a->scale == b->scale &&
-               memcmp(a->mean, b->mean, (size_t)a->channels * sizeof *a->mean) == 0 &&
-               memcmp(a->std, b->std, (size_t)a->channels * sizeof *a->std) == 0;
+        same = same && pare_model_same_pixels(a, b);
     PARE_REQUIRE(
         same, PARE_ERR_ARGUMENT,
         "%s: what the model takes in (sizes, preprocessing, vocabulary) is not what the one it "

@@ -159,6 +159,27 @@ def networks_learn_from_labels_and_from_a_teacher():
              work / "unlabelled.h5")
 
 
+def both_get_the_same_pixels():
+    with folder() as work:
+        train, test = images(work), images(work, "test", 200, 1)
+        shape = "cnn:4-p-8,classes=4,size=12,in=1"
+        learn = ("--data", train, "--batch", 32, "--lr", 0.05)
+        pare("train", CNN, *learn, "--epochs", 6, "--scale", 0.01, "--mean", 0.6, "--std", 0.3,
+             "-o", work / "teacher.h5")
+        common = ("distill", "--teacher", work / "teacher.h5", *learn, "--loss", "kl")
+        r = pare_json(*common, "--student", shape, "--epochs", 8, "--eval-data", test, "-o",
+                      work / "student.h5")
+        assert r["eval"]["top1"] > 0.95, r["eval"]
+        again = pare_json("eval", work / "student.h5", "--data", test, "--metric", "top1")
+        assert again["top1"] == r["eval"]["top1"], again
+        pare("train", shape, *learn, "--steps", 2, "-o", work / "other.h5")
+        other = (*common, "--student", work / "other.h5", "--steps", 2, "-o", work / "out.h5")
+        said = pare(*other, code=2).stderr
+        options = re.search(r"--scale \S+ --mean \S+ --std \S+", said)
+        assert "scaled otherwise" in said and options and not list(work.glob("out*")), said
+        pare(*other, *options[0].split())
+
+
 def a_cache_gives_what_it_was_made_of():
     with folder() as work:
         teacher, data = smooth(work / "teacher"), tokens(work / "t.u16")
@@ -495,6 +516,7 @@ main([a_student_comes_closer_to_its_teacher,
       every_loss_and_init_of_a_decoder_learns,
       students_begin_with_what_their_teacher_has,
       networks_learn_from_labels_and_from_a_teacher,
+      both_get_the_same_pixels,
       a_cache_gives_what_it_was_made_of,
       a_quantised_teacher_teaches_its_values_and_takes_half_in_bf16,
       killed_distillations_end_with_the_same_bytes,

@@ -143,6 +143,19 @@ static pare_status open_student(pare__training *t, bool plan)
     return pare__subject_open(&t->choice, &t->subject);
 }
 
+/* Who begins from random values takes images as its teacher does, unless told otherwise. */
+static void take_pixels(const pare_model_choice *choice, const pare_model *teacher,
+                        pare_model *student)
+{
+    const pare_model_facts *from = pare_model_facts_of(teacher);
+    pare_model_facts *to = pare_model_facts_edit(student);
+    if (choice->has_scale || choice->has_mean || choice->has_std || from->channels != to->channels)
+        return;
+    to->scale = from->scale;
+    memcpy(to->mean, from->mean, sizeof to->mean);
+    memcpy(to->std, from->std, sizeof to->std);
+}
+
 static pare_status open_models(pare__training *t, bool plan)
 {
     const pare_train_job *job = t->job;
@@ -153,7 +166,10 @@ static pare_status open_models(pare__training *t, bool plan)
     if (job->student)
         return open_student(t, plan);
     t->choice = job->model;
-    return pare__subject_open(&t->choice, &t->subject);
+    PARE_TRY(pare__subject_open(&t->choice, &t->subject));
+    if (t->teacher.model && !t->subject.store)
+        take_pixels(&t->choice, t->teacher.model, t->subject.model);
+    return PARE_OK;
 }
 
 /* On a device a teacher that goes forward on every batch does so beside the student. */
