@@ -117,6 +117,8 @@ void pare_model_free(pare_model **model);
 const pare_model_facts *pare_model_facts_of(const pare_model *model);
 /* Whether both take the same images, of the same size, their pixels scaled alike. */
 bool pare_model_same_pixels(const pare_model_facts *a, const pare_model_facts *b);
+/* The model takes pixels scaled as that one does. */
+void pare_model_take_pixels(pare_model *model, const pare_model_facts *from);
 /* The same to change: preprocessing (scale, mean, std), pad_id. */
 pare_model_facts *pare_model_facts_edit(pare_model *model);
 

@@ -102,3 +102,10 @@ bool pare_model_same_pixels(const pare_model_facts *a, const pare_model_facts *b
         same = !(fabsf(a->mean[c] - b->mean[c]) > 0) && same_factor(a->std[c], b->std[c]);
     return same;
 }
+
+void pare_model_take_pixels(pare_model *model, const pare_model_facts *from)
+{
+    model->facts.scale = from->scale;
+    memcpy(model->facts.mean, from->mean, sizeof from->mean);
+    memcpy(model->facts.std, from->std, sizeof from->std);
+}

@@ -90,6 +90,7 @@ duel duel_make(const duel_options *options)
     assert_ok(pare_model_create(
         &(pare_model_options){.arch = options->teacher_arch, .config = options->teacher_config},
         &d.teacher));
+    pare_model_take_pixels(d.teacher, pare_model_facts_of(d.f.model));
     if (options->losses)
         assert_ok(pare_distill_losses_parse(options->losses, &distill));
     assert_ok(pare_distill_create(&distill, d.f.model, d.teacher, options->cache, &d.distill));

@@ -143,19 +143,6 @@ static pare_status open_student(pare__training *t, bool plan)
     return pare__subject_open(&t->choice, &t->subject);
 }
 
-/* Who begins from random values takes images as its teacher does, unless told otherwise. */
-static void take_pixels(const pare_model_choice *choice, const pare_model *teacher,
-                        pare_model *student)
-{
-    const pare_model_facts *from = pare_model_facts_of(teacher);
-    pare_model_facts *to = pare_model_facts_edit(student);
-    if (choice->has_scale || choice->has_mean || choice->has_std || from->channels != to->channels)
-        return;
-    to->scale = from->scale;
-    memcpy(to->mean, from->mean, sizeof to->mean);
-    memcpy(to->std, from->std, sizeof to->std);
-}
-
 static pare_status open_models(pare__training *t, bool plan)
 {
     const pare_train_job *job = t->job;
@@ -167,8 +154,9 @@ static pare_status open_models(pare__training *t, bool plan)
         return open_student(t, plan);
     t->choice = job->model;
     PARE_TRY(pare__subject_open(&t->choice, &t->subject));
-    if (t->teacher.model && !t->subject.store)
-        take_pixels(&t->choice, t->teacher.model, t->subject.model);
+    bool told = t->choice.has_scale || t->choice.has_mean || t->choice.has_std;
+    if (t->teacher.model && !t->subject.store && !told) /* from random values, as its teacher */
+        pare_model_take_pixels(t->subject.model, pare_model_facts_of(t->teacher.model));
     return PARE_OK;
 }
 
