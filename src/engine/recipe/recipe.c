@@ -31,7 +31,7 @@ void pare__step_free(pare_step *step)
     pare_train_step_free(&step->train);
 }
 
-static void choice_free(pare_choice *choice)
+void pare__choice_free(pare_choice *choice)
 {
     for (size_t i = 0; i < choice->includes; i++)
         free(choice->include[i]);
@@ -47,9 +47,9 @@ void pare_recipe_free(pare_recipe **recipe)
     if (!r)
         return;
     for (size_t i = 0; i < r->prune_count; i++)
-        choice_free(&r->prunes[i].choice);
+        pare__choice_free(&r->prunes[i].choice);
     for (size_t i = 0; i < r->quant_count; i++) {
-        choice_free(&r->quants[i].choice);
+        pare__choice_free(&r->quants[i].choice);
         free(r->quants[i].mixed.schemes);
     }
     for (size_t i = 0; i < r->step_count; i++)

@@ -181,6 +181,7 @@ void pare__read_eval_step(pare__reader *reader, const pare__yaml *node);
 /* Adds a step to the recipe, which takes over what it holds. */
 void pare__add_step(pare__reader *reader, pare_step *step);
 void pare__step_free(pare_step *step);
+void pare__choice_free(pare_choice *choice); /* its globs */
 /* A copy of a text in the recipe's own memory; does nothing if there is one already. */
 void pare__read_copy(pare__reader *reader, const pare__yaml *node, const char *name, char **copy);
 

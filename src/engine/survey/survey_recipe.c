@@ -150,22 +150,12 @@ pare_status pare__survey_write_recipe(const pare__survey *s, pare_recipe *decide
     return PARE_OK;
 }
 
-static void free_choice(pare_choice *choice)
-{
-    for (size_t i = 0; i < choice->includes; i++)
-        free(choice->include[i]);
-    for (size_t i = 0; i < choice->excludes; i++)
-        free(choice->exclude[i]);
-    free(choice->include);
-    free(choice->exclude);
-}
-
 void pare__survey_free_recipe(pare_recipe *decided)
 {
     for (size_t i = 0; i < decided->prune_count; i++)
-        free_choice(&decided->prunes[i].choice);
+        pare__choice_free(&decided->prunes[i].choice);
     for (size_t i = 0; i < decided->quant_count; i++)
-        free_choice(&decided->quants[i].choice);
+        pare__choice_free(&decided->quants[i].choice);
     free(decided->prunes);
     free(decided->quants);
     free(decided->steps);
