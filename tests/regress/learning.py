@@ -127,9 +127,11 @@ def recovered(kind, teacher, compress, *args, loss="kl:1"):
 
 
 FASHION_SHORT = ("--epochs", 8, "--lr", 0.05, "--warmup", 200)
-CIFAR_SHORT = ("--epochs", 20, "--lr", 0.1, "--warmup", 100)
+CIFAR_SHORT = ("--epochs", 10, "--lr", 0.1, "--warmup", 100)
 STORIES = ("--steps", 600, "--lr", 2e-3, "--warmup", 30)
 VIT_SHORT = ("--epochs", 8, "--optimizer", "adamw", "--lr", 1e-3, "--warmup", 200)
+# As the teachers take pixels: who begins with a teacher does so unasked.
+PIXELS = ("--scale", 1 / 255, "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
 TEACH, TEACH_VIT = ("--temperature", 4), ("--temperature", 2)
 
 CASES = {
@@ -137,7 +139,7 @@ CASES = {
     "fashion labels": labels("fashion", "fashion", SMALL, *FASHION_SHORT),
     "fashion teacher": student("kl:0.9,ce:0.1", "fashion", "fashion", SMALL, *FASHION_SHORT,
                                *TEACH),
-    "cifar labels": labels("cifar", "resnet44", "resnet8-tiny", *CIFAR_SHORT),
+    "cifar labels": labels("cifar", "resnet44", "resnet8-tiny", *CIFAR_SHORT, *PIXELS),
     "cifar teacher": student("kl:0.9,ce:0.1", "cifar", "resnet44", "resnet8-tiny", *CIFAR_SHORT,
                              *TEACH),
     "stories tokens": student("ce:1", "stories", "stories260K", "2x64", *STORIES),
@@ -157,7 +159,7 @@ CASES = {
     "fashion w4t trained": retrained("fashion", "fashion", "--qat", "w4t", "--epochs", 4, "--lr",
                                      0.01, *TEACH),
     "resnet20 w4 rounded": compressed("cifar", "resnet20", "quantize", "--scheme", "w4"),
-    "resnet20 w4 trained": retrained("cifar", "resnet20", "--qat", "w4", "--epochs", 8, "--lr",
+    "resnet20 w4 trained": retrained("cifar", "resnet20", "--qat", "w4", "--epochs", 5, "--lr",
                                      0.01, *TEACH),
     # what a transformer learns from (the same student, the same steps)
     "vit labels": student("ce:1", "cifar", "vit_cifar10", "3x64", *VIT_SHORT),
