@@ -49,8 +49,9 @@ const struct option_row option_rows[OPTIONS] = {
                    "absmax mse kl percentile:99.9",
                    "`quantize`: how a scale is found, from the largest magnitude, or by the lowest "
                    "squared error among 81 smaller ones; default `absmax`; `percentile:P` and `kl` "
-                   "are of static activations (a8s). `train` and `eval`: a "
-                   "number that pixel bytes are multiplied by; default: the architecture's"},
+                   "are of static activations (a8s). `train`, `distill` and `eval`: a number that "
+                   "pixel bytes are multiplied by; default: the architecture's, of a student from "
+                   "random values the teacher's"},
     [OPT_DAMPING] = {"damping", 0, "SHARE", KIND_SHARE, "prune quantize", NULL,
                      "`gptq` and `sparsegpt`: share of the mean diagonal that is added to it; "
                      "default 0.01"},
@@ -84,10 +85,10 @@ const struct option_row option_rows[OPTIONS] = {
                   "the architecture of a plain state dict (see ARCH); default: what the checkpoint "
                   "says of itself"},
     [OPT_MEAN] = {"mean", 0, "X,…", KIND_TEXT, "train distill eval", NULL,
-                  "what is taken from each channel of an image, after --scale; default: the "
-                  "architecture's"},
+                  "what is taken from each channel of an image, after --scale; default: as of"
+                  "that"},
     [OPT_STD] = {"std", 0, "X,…", KIND_TEXT, "train distill eval", NULL,
-                 "what each channel is divided by then; default: the architecture's"},
+                 "what each channel is divided by then; default: as of --scale"},
     [OPT_DATA] = {"data", 0, "DATA", KIND_TEXT, "train distill eval prune quantize", "@",
                   "what to learn from, to measure on, or to calibrate with (see DATA); no default"},
     [OPT_EVAL_DATA] = {"eval-data", 0, "DATA", KIND_TEXT, "train distill", "@",
