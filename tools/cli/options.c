@@ -85,10 +85,9 @@ const struct option_row option_rows[OPTIONS] = {
                   "the architecture of a plain state dict (see ARCH); default: what the checkpoint "
                   "says of itself"},
     [OPT_MEAN] = {"mean", 0, "X,…", KIND_TEXT, "train distill eval", NULL,
-                  "what is taken from each channel of an image, after --scale; default: as of"
-                  "that"},
+                  "what is taken from each channel of an image, after --scale; default: as there"},
     [OPT_STD] = {"std", 0, "X,…", KIND_TEXT, "train distill eval", NULL,
-                 "what each channel is divided by then; default: as of --scale"},
+                 "what each channel is divided by then; default: as of `--scale`"},
     [OPT_DATA] = {"data", 0, "DATA", KIND_TEXT, "train distill eval prune quantize", "@",
                   "what to learn from, to measure on, or to calibrate with (see DATA); no default"},
     [OPT_EVAL_DATA] = {"eval-data", 0, "DATA", KIND_TEXT, "train distill", "@",
