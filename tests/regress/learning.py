@@ -77,8 +77,9 @@ class Place:
 def distill(place, kind, teacher, out, *args):
     checkpoint, arch = place.teacher(teacher)
     teach = ["--teacher", checkpoint, *(["--teacher-arch", arch[1]] if arch else [])]
-    return run("distill", *teach, "--teacher-precision", "bf16", *place.train[kind], *args, "-o",
-               out)
+    if kind != "stories":
+        teach += ["--teacher-precision", "bf16"]
+    return run("distill", *teach, *place.train[kind], *args, "-o", out)
 
 
 def labels(kind, teacher, shape, *args):
